@@ -1,0 +1,86 @@
+"""Run notebooks headless: `reports NAME...` copies to reports/runs/, `refresh [NAME...]` works in place."""
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from nbclient.exceptions import DeadKernelError
+from papermill import execute_notebook, inspect_notebook
+from papermill.exceptions import PapermillExecutionError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def execute(source: Path, target: Path, parameters: dict | None = None) -> str:
+    """Run a notebook in a fresh kernel, its progress bars on our stderr; returns its error in one line, or nothing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        execute_notebook(str(source), str(target), parameters, kernel_name="python3", cwd=str(ROOT / "nbs"),
+                         progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--log-level=ERROR"])
+    except PapermillExecutionError as error:
+        return f"cell {error.cell_index}: {error.ename}: {error.evalue}".splitlines()[0]
+    except DeadKernelError:
+        return "its kernel died: was there enough memory?"
+    return ""
+
+
+def keep_outputs(notebook: Path, executed: Path) -> bool:
+    """Take the outputs of an executed copy, and nothing else of it; returns whether the notebook changed."""
+    from nbdev.clean import clean_nb
+
+    before = notebook.read_text(encoding="utf-8")
+    content = json.loads(before)
+    outputs = {cell["id"]: cell["outputs"] for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]
+               if cell["cell_type"] == "code"}
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell["outputs"] = outputs[cell["id"]]
+    clean_nb(content, allowed_cell_metadata_keys=["tags"])
+    after = json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
+    if after != before:
+        notebook.write_text(after, encoding="utf-8")
+    return after != before
+
+
+def reports(names: list[str], recompute: bool) -> None:
+    """Each notebook's executed copy goes to reports/runs/; the tables and figures it writes to reports/."""
+    for number, name in enumerate(names, 1):
+        source, target, began = ROOT / f"nbs/{name}.ipynb", ROOT / f"reports/runs/{name}.ipynb", time.monotonic()
+        asked = {"recompute": True} if recompute and "recompute" in inspect_notebook(str(source)) else None
+        print(f"[{number}/{len(names)}] {name}", flush=True)
+        error = execute(source, target, asked)
+        if error:
+            sys.exit(f"nbs/{name}.ipynb stopped in {error} (its executed copy: {target.relative_to(ROOT)})")
+        print(f"[{number}/{len(names)}] {name}: done in {time.monotonic() - began:.0f} s", flush=True)
+
+
+def refresh(names: list[str]) -> None:
+    """Run notebooks with their default parameters and keep the outputs in place."""
+    os.environ["CLIPSYNTH_QUIET"] = "1"
+    for name in names:
+        with tempfile.TemporaryDirectory() as folder:
+            executed = Path(folder) / f"{name}.ipynb"
+            error = execute(ROOT / f"nbs/{name}.ipynb", executed)
+            if error:
+                sys.exit(f"nbs/{name}.ipynb stopped in {error}; it was left as it is")
+            changed = keep_outputs(ROOT / f"nbs/{name}.ipynb", executed)
+        print(f"{name}: {'new outputs' if changed else 'unchanged'}", flush=True)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=["reports", "refresh"])
+    parser.add_argument("names", nargs="*", help="notebooks, without folder and suffix; refresh takes all by default")
+    parser.add_argument("--recompute", action="store_true", help="redo expensive results, do not read their records")
+    arguments = parser.parse_intermixed_args()
+    everything = sorted(path.stem for path in (ROOT / "nbs").glob("[!._]*.ipynb"))
+    try:
+        if arguments.task == "reports":
+            reports(arguments.names, arguments.recompute)
+        else:
+            refresh(arguments.names or everything)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from what is finished")

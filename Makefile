@@ -1,0 +1,54 @@
+# `make` lists what there is. Everything needs only Python 3.10-3.12, git and, the first time, a network:
+# the environment is built in .venv with the tested versions of constraints.txt.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+READY := $(VENV)/.ready
+RUN_NOTEBOOKS := 00_data 03_train 04_eval 05_gap
+export PATH := $(BIN):$(PATH)
+
+.PHONY: help reports test readme notebooks docs lab constraints clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
+
+reports: $(READY)  ## rebuild every table and figure in reports/, and the README; RECOMPUTE=1 redoes all sampling
+	@$(BIN)/python .ci/notebooks.py reports $(if $(RECOMPUTE),--recompute) $(RUN_NOTEBOOKS)
+	@$(MAKE) --no-print-directory readme
+
+readme: $(READY)  ## run the cover notebook, and write README.md from it
+	@$(BIN)/python .ci/notebooks.py refresh index
+	@$(BIN)/python .ci/readme.py
+
+test: $(READY)  ## every check; ARGS="-k word" picks some
+	@$(BIN)/python -m pytest $(ARGS)
+
+notebooks: $(READY)  ## export, then run every notebook in place from a clean kernel and clean it
+	@$(BIN)/nbdev_export
+	@$(BIN)/python .ci/notebooks.py refresh $(NAMES)
+	@$(BIN)/python .ci/readme.py
+
+docs: $(READY)  ## build the site in _docs/ (needs Quarto 1.7, e.g. from environment.yml)
+	@command -v quarto > /dev/null || { echo "make docs needs Quarto 1.7: conda env create -f environment.yml" >&2; exit 1; }
+	@touch README.md
+	@$(BIN)/nbdev_docs
+	@$(BIN)/python .ci/site.py
+
+lab: $(READY)  ## open the notebooks in JupyterLab
+	@$(BIN)/jupyter lab nbs
+
+constraints: $(READY)  ## pin the versions installed in .venv
+	@$(BIN)/python .ci/constraints.py
+
+clean:  ## remove what can be built again, except .venv and data
+	rm -rf _docs _proc reports/runs reports/smoke data/smoke .pytest_cache .ruff_cache .mypy_cache build *.egg-info nbs/.last_checked
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+$(READY): settings.ini setup.py constraints.txt
+	@command -v $(PYTHON) > /dev/null || { echo "no $(PYTHON) here: install Python 3.10-3.12, or name one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) .ci/python_version.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing the environment in $(VENV): a few minutes and some GB the first time"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
