@@ -6,8 +6,9 @@
 __all__ = ['AUDIO', 'FLOOR', 'LOW', 'HIGH', 'log_mel', 'show_mel', 'frames_of', 'samples_of', 'normalize', 'denormalize',
            'load_audio', 'save_audio', 'to_int16']
 
-# %% ../nbs/00a_audio.ipynb #3f821ea7
+# %% ../nbs/00a_audio.ipynb #3a5994a6
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def denormalize(
     "The inverse of `normalize`."
     return (mel + 1) / 2 * (HIGH - LOW) + LOW
 
-# %% ../nbs/00a_audio.ipynb #bbdcce79
+# %% ../nbs/00a_audio.ipynb #ee45f992
 def load_audio(
     path: str | Path,
     sample_rate: int = AUDIO.sample_rate,
@@ -145,8 +146,9 @@ def save_audio(
     kind = Path(path).suffix.lstrip(".").upper()
     if kind not in ("WAV", "FLAC", "OGG"):
         raise UserError(f"cannot write {path}: name a file that ends in .wav, .flac or .ogg")
-    samples = to_int16(waveform)
-    return write_atomic(path, lambda part: soundfile.write(part, samples, sample_rate, format=kind))
+    file = BytesIO()
+    soundfile.write(file, to_int16(waveform), sample_rate, format=kind)
+    return write_atomic(path, lambda part: part.write_bytes(file.getvalue()))
 
 
 def to_int16(

@@ -10,7 +10,7 @@ __all__ = ['READERS', 'STATUSES', 'QUIET_DB', 'QUIET_SHARE', 'SLACK', 'HOLD', 'L
            'in_workers', 'Store', 'assemble', 'is_current', 'embed', 'plan', 'decode', 'prepare', 'reasons',
            'prepare_dataset']
 
-# %% ../nbs/00_data.ipynb #67274a56
+# %% ../nbs/00_data.ipynb #f7aad177
 import contextlib
 import json
 import multiprocessing
@@ -34,17 +34,27 @@ import torch
 
 from .audio import AUDIO, log_mel, to_int16
 from clipsynth.core import (
-    AudioConfig, DataConfig, Profile, UserError, dataset_dir, digest, hash_split, profile as named_profile,
-    progress, write_atomic, write_text,
+    AudioConfig,
+    DataConfig,
+    Profile,
+    UserError,
+    dataset_dir,
+    digest,
+    hash_split,
+    profile as named_profile,
+    progress,
+    write_atomic,
+    write_text,
 )
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# %% ../nbs/00_data.ipynb #152f91c8
+# %% ../nbs/00_data.ipynb #db788e1c
 @dataclass(frozen=True)
 class Video:
     "One line of a list: which video, what is heard in it, and which part of it."
+
     id: str  # what the split is made by
     label: str  # "" when unknown: nothing but evaluation reads it
     start: float = 0.0  # second of the video at which the file begins
@@ -56,7 +66,7 @@ class Video:
         "The file's name without its suffix."
         return self.file or self.id
 
-# %% ../nbs/00_data.ipynb #dc120d6b
+# %% ../nbs/00_data.ipynb #99fcdb4f
 _SAFE_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
 
 
@@ -66,28 +76,39 @@ def check_id(
 ) -> str:
     "A video id that is safe as a file name; raises `UserError` otherwise."
     if not isinstance(text, str) or not _SAFE_ID.fullmatch(text) or ".." in text:
-        raise UserError(f"{where}: {text!r} is no video id: use letters, digits, '_' and '-', as YouTube does")
+        raise UserError(
+            f"{where}: {text!r} is no video id: use letters, digits, '_' and '-', as YouTube does"
+        )
     return text
 
-# %% ../nbs/00_data.ipynb #a6d01cbe
+# %% ../nbs/00_data.ipynb #818e5e25
 def check_label(
     text: Any,
     where: str,  # said in the error
 ) -> str:
     "A label that is safe as a folder name; raises `UserError` otherwise."
-    good = isinstance(text, str) and text.strip() == text != "" and not text.startswith(".") and len(text) <= 100
+    good = (
+        isinstance(text, str)
+        and text.strip() == text != ""
+        and not text.startswith(".")
+        and len(text) <= 100
+    )
     if not good or any(c in "/\\" or unicodedata.category(c).startswith("C") for c in text):
-        raise UserError(f"{where}: {text!r} is no label: use a word or a few, without slashes or control characters")
+        raise UserError(
+            f"{where}: {text!r} is no label: use a word or a few, without slashes or control characters"
+        )
     return text
 
-# %% ../nbs/00_data.ipynb #0284607a
+# %% ../nbs/00_data.ipynb #29bcb3e0
 def read_music_list(
     path: str | Path,  # a JSON file: {"videos": {instrument: [ids]}}
 ) -> list[Video]:  # in the order of the file
     "Read a list in MUSIC's form [Zhao et al. 2018]; raises `UserError` that names the fault."
     videos = _json(path).get("videos")
     if not isinstance(videos, dict) or not videos:
-        raise UserError(f'{path}: expected {{"videos": {{instrument: [ids]}}}}, found no such "videos"')
+        raise UserError(
+            f'{path}: expected {{"videos": {{instrument: [ids]}}}}, found no such "videos"'
+        )
     found: dict[str, Video] = {}
     for label, ids in videos.items():
         where = f"{path}, videos, {check_label(label, f'{path}, videos')!r}"
@@ -96,7 +117,9 @@ def read_music_list(
         for number, text in enumerate(ids):
             video = Video(check_id(text, f"{where}, entry {number}"), label)
             if video.id in found:
-                raise UserError(f"{where}, entry {number}: {text!r} is listed before, under {found[video.id].label!r}")
+                raise UserError(
+                    f"{where}, entry {number}: {text!r} is listed before, under {found[video.id].label!r}"
+                )
             found[video.id] = video
     if not found:
         raise UserError(f"{path}: the list names no video at all")
@@ -107,7 +130,9 @@ def _json(path: str | Path) -> dict[str, Any]:
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the list {path} ({error.strerror}): give a JSON file in MUSIC's form") from None
+        raise UserError(
+            f"cannot read the list {path} ({error.strerror}): give a JSON file in MUSIC's form"
+        ) from None
     except ValueError as error:
         raise UserError(f"{path} is no JSON ({error}): give a file in MUSIC's form") from None
     if not isinstance(value, dict):
@@ -180,7 +205,7 @@ THUMBNAIL = 64  # pixels
 class BadVideo(Exception):
     "A file that gives no chunk at all; its argument is one of `STATUSES`."
 
-# %% ../nbs/00_data.ipynb #a0244b6d
+# %% ../nbs/00_data.ipynb #de0a795b
 def mono(
     frame: Any,  # a PyAV audio frame, of any sample format and layout
 ) -> np.ndarray:  # (samples,) float32 in [-1, 1]
@@ -191,7 +216,9 @@ def mono(
     if sound.dtype.kind in "iu":
         limits = np.iinfo(sound.dtype)
         middle = (int(limits.max) + int(limits.min) + 1) / 2
-        sound = (sound.astype(np.float32) - np.float32(middle)) / np.float32(limits.max - middle + 1)
+        sound = (sound.astype(np.float32) - np.float32(middle)) / np.float32(
+            limits.max - middle + 1
+        )
     sound = sound.astype(np.float32, copy=False)
     return sound[0] if channels == 1 else sound.mean(axis=0)
 
@@ -272,7 +299,7 @@ def clip_picture(
     top, left = round((tall - size) / 2), round((wide - size) / 2)
     return np.asarray(image.crop((left, top, left + size, top + size)))
 
-# %% ../nbs/00_data.ipynb #ce074f31
+# %% ../nbs/00_data.ipynb #60e15f9d
 class FramePicker:
     "Of all frames of a video, the ones nearest to the middle of each second (or 1/rate)."
 
@@ -313,7 +340,9 @@ class FramePicker:
         from av.video.reformatter import VideoReformatter
 
         self._reformatter = self._reformatter or VideoReformatter()
-        options = {"threads": 1} if self._threads else {}  # PyAV 17 and later: no pool of threads for each frame
+        options = (
+            {"threads": 1} if self._threads else {}
+        )  # PyAV 17 and later: no pool of threads for each frame
         picture = self._reformatter.reformat(self.frame, format="rgb24", **options).to_ndarray()
         quarters = round(getattr(self.frame, "rotation", 0) / 90)
         return clip_picture(np.ascontiguousarray(np.rot90(picture, quarters)), self.size)
@@ -325,10 +354,11 @@ class FramePicker:
         self.frame = None
         return self.pictures
 
-# %% ../nbs/00_data.ipynb #758b05f9
+# %% ../nbs/00_data.ipynb #7aa8f50b
 @dataclass
 class Decoded:
     "One video, decoded: a track on the stream's clock and a picture per second."
+
     sound: np.ndarray  # (samples,) int16
     pictures: dict[int, np.ndarray]  # second -> (size, size, 3) uint8
     damage: list[tuple[float, float]]  # seconds without trustworthy sound
@@ -357,7 +387,7 @@ def decode_video(
         raise BadVideo("corrupt" if track.damage else "no-audio")
     return Decoded(track.close(), picker.close(), track.damage)
 
-# %% ../nbs/00_data.ipynb #ebd39b65
+# %% ../nbs/00_data.ipynb #f1d1b315
 def _decode(container: Any, track: SoundTrack, picker: FramePicker) -> None:
     import av
 
@@ -375,7 +405,11 @@ def _decode(container: Any, track: SoundTrack, picker: FramePicker) -> None:
             if kind == "audio" and frame.format.is_planar and len(frame.layout.channels) > 8:
                 track.damage.append((track.clock, track.clock + SLACK))
             elif kind == "audio":
-                track.add(mono(frame), frame.sample_rate, None if frame.pts is None else frame.time - origin)
+                track.add(
+                    mono(frame),
+                    frame.sample_rate,
+                    None if frame.pts is None else frame.time - origin,
+                )
             elif frame.pts is not None:
                 picker.add(frame, frame.time - origin)
         if track.clock > LONGEST + 60:
@@ -426,12 +460,14 @@ def is_silent(
     windows = sound[: len(sound) // step * step].reshape(-1, step)
     return bool((level_db(windows) < QUIET_DB).mean() >= QUIET_SHARE)
 
-# %% ../nbs/00_data.ipynb #6196ffb4
+# %% ../nbs/00_data.ipynb #f23a208c
 def cut_chunks(
     video: Decoded,
     config: DataConfig = DataConfig(),  # noqa: B008
     audio: AudioConfig = AUDIO,
-) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:  # a row for each chunk, arrays of those kept
+) -> tuple[
+    list[dict[str, Any]], dict[str, np.ndarray]
+]:  # a row for each chunk, arrays of those kept
     "Cut a decoded video on the clock of its sound, and keep what can be learned from."
     rate, length = audio.sample_rate, round(config.chunk_seconds * audio.sample_rate)
     sound = video.sound[: round(LONGEST * rate)]
@@ -467,10 +503,17 @@ def chunk_status(
         return "silent"
     return "kept" if _frames_of_chunk(video, index, config) is not None else "no-video"
 
-# %% ../nbs/00_data.ipynb #94ed1bd7
-def _row(start: float, duration: float, status: str, sound: np.ndarray | None = None) -> dict[str, Any]:
+# %% ../nbs/00_data.ipynb #c4ddc520
+def _row(
+    start: float, duration: float, status: str, sound: np.ndarray | None = None
+) -> dict[str, Any]:
     level = float(level_db(sound)) if sound is not None and len(sound) else float("nan")
-    return {"start": round(start, 3), "duration": round(duration, 3), "level_db": round(level, 2), "status": status}
+    return {
+        "start": round(start, 3),
+        "duration": round(duration, 3),
+        "level_db": round(level, 2),
+        "status": status,
+    }
 
 
 def _frames_of_chunk(video: Decoded, index: int, config: DataConfig) -> np.ndarray | None:
@@ -486,15 +529,21 @@ def _arrays(kept: Sequence[tuple[np.ndarray, Any]], audio: AudioConfig) -> dict[
     waveform = torch.from_numpy(sound.astype(np.float32) / 32_767)
     mel = torch.stack([log_mel(one, audio) for one in waveform])
     thumbnail = np.stack([clip_picture(one[len(one) // 2], THUMBNAIL) for one in frames])
-    return {"audio": sound, "frames": frames, "mel": mel.numpy().astype(np.float16), "thumbnail": thumbnail}
+    return {
+        "audio": sound,
+        "frames": frames,
+        "mel": mel.numpy().astype(np.float16),
+        "thumbnail": thumbnail,
+    }
 
-# %% ../nbs/00_data.ipynb #bdecbc03
+# %% ../nbs/00_data.ipynb #bf5f32b3
 _VERSION = 1  # of what a shard holds: raise it when this notebook's decisions change
 
 
 @dataclass(frozen=True)
 class Job:
     "All that a worker needs to know to make the shard of one video."
+
     stem: str
     path: str  # "" when the video is missing
     shard: str
@@ -511,7 +560,9 @@ class Job:
     def recipe(self) -> str:
         "A fingerprint of every choice that a shard's content depends on."
         choices = [_VERSION, QUIET_DB, QUIET_SHARE, SLACK, HOLD, LONGEST, THUMBNAIL]
-        return digest(choices, self.config.chunk_seconds, self.config.frame_rate, self.audio, self.image_size)
+        return digest(
+            choices, self.config.chunk_seconds, self.config.frame_rate, self.audio, self.image_size
+        )
 
 # %% ../nbs/00_data.ipynb #7437e19f
 def make_shard(
@@ -543,7 +594,7 @@ def write_shard(
     write_atomic(job.shard, lambda part: np.savez(part, about=text, **arrays))  # type: ignore[arg-type]
     return str(rows[0]["status"])
 
-# %% ../nbs/00_data.ipynb #e0d495e6
+# %% ../nbs/00_data.ipynb #aace2181
 def read_shard(
     path: str | Path,
     arrays: bool = True,  # False: only what is written about them
@@ -552,7 +603,10 @@ def read_shard(
     try:
         with np.load(path, allow_pickle=False) as file:
             about = json.loads(file["about"].tobytes())
-            return {**about, **{name: file[name] for name in file.files if arrays and name != "about"}}
+            return {
+                **about,
+                **{name: file[name] for name in file.files if arrays and name != "about"},
+            }
     except (OSError, ValueError, KeyError, EOFError, BadZipFile):
         return None
 
@@ -566,7 +620,7 @@ def is_fresh(
         return False
     return not job.path or shard["source"] == job.source
 
-# %% ../nbs/00_data.ipynb #83e1b9c9
+# %% ../nbs/00_data.ipynb #a9737fdf
 def cores() -> int:
     "The number of cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -576,7 +630,9 @@ def in_workers(
     function: Callable[[Any], Any],  # importable, so that a spawned process finds it
     jobs: Iterable[Any],
     workers: int,  # 1: here, in this process, without protection
-) -> Iterator[tuple[Any, Any]]:  # job and result, as they come; the result is None if its worker died
+) -> Iterator[
+    tuple[Any, Any]
+]:  # job and result, as they come; the result is None if its worker died
     "Run jobs in worker processes of one thread each; a worker that dies costs the job it died of."
     waiting = deque(jobs)
     if workers == 1:
@@ -597,13 +653,15 @@ def in_workers(
             suspects = list(running.values())
             if _alone(abs, 1) is None:
                 guard = "`if __name__ == '__main__':`"
-                raise UserError(f"worker processes cannot start: put your script's code under {guard}") from None
+                raise UserError(
+                    f"worker processes cannot start: put your script's code under {guard}"
+                ) from None
         finally:
             pool.shutdown(cancel_futures=True)
         for job in suspects:
             yield job, _alone(function, job)
 
-# %% ../nbs/00_data.ipynb #f4249b0a
+# %% ../nbs/00_data.ipynb #573cfb0b
 def _here(function: Callable[[Any], Any], waiting: deque[Any]) -> Iterator[tuple[Any, Any]]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -616,11 +674,15 @@ def _here(function: Callable[[Any], Any], waiting: deque[Any]) -> Iterator[tuple
 
 
 def _pool(workers: int) -> ProcessPoolExecutor:
-    return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_worker)
+    return ProcessPoolExecutor(
+        workers, multiprocessing.get_context("spawn"), initializer=_start_worker
+    )
 
 
 def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it lets a shard be finished
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C is the parent's business: it lets a shard be finished
     torch.set_num_threads(1)
 
 
@@ -631,7 +693,7 @@ def _alone(function: Callable[[Any], Any], job: Any) -> Any:
         except BrokenProcessPool:
             return None
 
-# %% ../nbs/00_data.ipynb #95d5cf98
+# %% ../nbs/00_data.ipynb #775b9c14
 _COLUMNS = ["clip", "video", "split", "label", "source", "start", "duration", "level_db", "status"]
 ARRAYS = ("mel", "audio", "frames", "thumbnail")
 
@@ -647,11 +709,15 @@ class Store:
         self.folder, self._clip = Path(folder), clip_digest
         self._open: dict[str, np.ndarray] = {}
         try:
-            self.about: dict[str, Any] = json.loads((self.folder / "store.json").read_text(encoding="utf-8"))
+            self.about: dict[str, Any] = json.loads(
+                (self.folder / "store.json").read_text(encoding="utf-8")
+            )
         except (OSError, ValueError):
             state = "is not finished" if (self.folder / "shards").is_dir() else "is not there"
             name = self.folder.parent.name
-            raise UserError(f"the feature store {self.folder} {state}: run `clipsynth prep {name}`") from None
+            raise UserError(
+                f"the feature store {self.folder} {state}: run `clipsynth prep {name}`"
+            ) from None
 
     def __len__(self) -> int:
         return int(self.about["chunks"])
@@ -684,7 +750,9 @@ class Store:
                 self._open[name] = np.load(path, mmap_mode="r", allow_pickle=False)
             except (OSError, ValueError):
                 command = f"clipsynth prep {self.folder.parent.name}"
-                raise UserError(f"the feature store lacks {path}, or it is damaged: run `{command}`") from None
+                raise UserError(
+                    f"the feature store lacks {path}, or it is damaged: run `{command}`"
+                ) from None
         return self._open[name]
 
     @property
@@ -718,7 +786,9 @@ class Store:
         name = self._clip or _read_text(self.folder / "embedding.txt")
         if not name:
             command = f"clipsynth prep {self.folder.parent.name}"
-            raise UserError(f"the feature store {self.folder} has no CLIP embeddings yet: run `{command}`")
+            raise UserError(
+                f"the feature store {self.folder} has no CLIP embeddings yet: run `{command}`"
+            )
         return name
 
     @property
@@ -757,9 +827,14 @@ class Store:
         rows: np.ndarray,  # (batch,) chunks
         starts: np.ndarray,  # (batch,) mel frames at which the crops begin
         frames: int = AUDIO.frames,  # mel frames of a crop
-    ) -> tuple[np.ndarray, np.ndarray]:  # mel (batch, mels, frames) float32, embedding (batch, width) float32
+    ) -> tuple[
+        np.ndarray, np.ndarray
+    ]:  # mel (batch, mels, frames) float32, embedding (batch, width) float32
         "Pieces of chunks, each with the embedding of the video frame nearest to its middle."
-        pieces = [self.mel[row, :, start : start + frames] for row, start in zip(rows, starts, strict=True)]
+        pieces = [
+            self.mel[row, :, start : start + frames]
+            for row, start in zip(rows, starts, strict=True)
+        ]
         second = self.frame_at(np.asarray(starts) + frames / 2)
         return np.stack(pieces).astype(np.float32), self.embedding[rows, second].astype(np.float32)
 
@@ -769,7 +844,9 @@ class Store:
     ) -> np.ndarray:  # (...,) index of the video frame
         "The video frame that is seen at a place in the mel."
         seconds = np.asarray(position) * self.about["hop"] / self.about["sample_rate"]
-        return np.minimum((seconds * self.about["frame_rate"]).astype(int), self.about["frames_per_chunk"] - 1)
+        return np.minimum(
+            (seconds * self.about["frame_rate"]).astype(int), self.about["frames_per_chunk"] - 1
+        )
 
 
 def _read_text(path: Path) -> str:
@@ -798,20 +875,36 @@ def assemble(
         shutil.rmtree(folder / "shards")
     return Store(folder)
 
-# %% ../nbs/00_data.ipynb #480ff75f
-def _manifest(videos: Sequence[Video], jobs: Sequence[Job]) -> tuple["pd.DataFrame", dict[str, Any]]:
+# %% ../nbs/00_data.ipynb #6d908962
+def _manifest(
+    videos: Sequence[Video], jobs: Sequence[Job]
+) -> tuple["pd.DataFrame", dict[str, Any]]:
     import pandas as pd
 
     rows, shapes = [], {}  # type: list[dict[str, Any]], dict[str, Any]
     for video, job in zip(videos, jobs, strict=True):
         shard = read_shard(job.shard, arrays=not shapes)
         if shard is None:
-            raise UserError(f"the shard {job.shard} is missing or damaged: run the same command again")
-        shapes = shapes or {name: (shard[name].shape[1:], shard[name].dtype) for name in ARRAYS if name in shard}
+            raise UserError(
+                f"the shard {job.shard} is missing or damaged: run the same command again"
+            )
+        shapes = shapes or {
+            name: (shard[name].shape[1:], shard[name].dtype) for name in ARRAYS if name in shard
+        }
         split = video.split or hash_split(video.id, job.config.test_share)
         name, size = shard["source"]
-        rows += [{"clip": f"{video.id}_{round(video.start + row['start']):06d}", "video": video.id, "split": split,
-                  "label": video.label, "source": name, "bytes": size, **row} for row in shard["rows"]]
+        rows += [
+            {
+                "clip": f"{video.id}_{round(video.start + row['start']):06d}",
+                "video": video.id,
+                "split": split,
+                "label": video.label,
+                "source": name,
+                "bytes": size,
+                **row,
+            }
+            for row in shard["rows"]
+        ]
     numbers = dict.fromkeys(("start", "duration", "level_db"), float)
     return pd.DataFrame(rows)[[*_COLUMNS, "bytes"]].astype(numbers), shapes
 
@@ -819,9 +912,11 @@ def _manifest(videos: Sequence[Video], jobs: Sequence[Job]) -> tuple["pd.DataFra
 def _check_kept(manifest: "pd.DataFrame", folder: Path) -> None:
     if not (manifest.status == "kept").any():
         why = ", ".join(f"{n} {status}" for status, n in sorted(Counter(manifest.status).items()))
-        raise UserError(f"no chunk for {folder} could be kept ({why}): check the list and the folder of videos")
+        raise UserError(
+            f"no chunk for {folder} could be kept ({why}): check the list and the folder of videos"
+        )
 
-# %% ../nbs/00_data.ipynb #711006f1
+# %% ../nbs/00_data.ipynb #9bdb7c35
 def _write_arrays(jobs: Sequence[Job], folder: Path, count: int, shapes: dict[str, Any]) -> None:
     need = sum(count * int(np.prod(shape)) * dtype.itemsize for shape, dtype in shapes.values())
     free = shutil.disk_usage(folder).free
@@ -829,8 +924,10 @@ def _write_arrays(jobs: Sequence[Job], folder: Path, count: int, shapes: dict[st
         room = f"{need / 1e9:.1f} GB and has {free / 1e9:.1f} GB"
         raise UserError(f"{folder} needs {room}: set CLIPSYNTH_DATA to a bigger disk")
     parts = {name: folder / f".{name}.part.npy" for name in shapes}
-    arrays = {name: np.lib.format.open_memmap(parts[name], "w+", dtype, (count, *shape))
-              for name, (shape, dtype) in shapes.items()}
+    arrays = {
+        name: np.lib.format.open_memmap(parts[name], "w+", dtype, (count, *shape))
+        for name, (shape, dtype) in shapes.items()
+    }
     at = 0
     for job in progress(jobs, "assemble", unit="video"):
         shard = read_shard(job.shard) or {}
@@ -846,9 +943,13 @@ def _write_arrays(jobs: Sequence[Job], folder: Path, count: int, shapes: dict[st
 def _about(job: Job, videos: Sequence[Video], manifest: "pd.DataFrame") -> dict[str, Any]:
     return {
         "chunks": int((manifest.status == "kept").sum()),
-        "recipe": job.recipe, "list": _list_digest(videos, job.config),
-        "image_size": job.image_size, "sample_rate": job.audio.sample_rate, "hop": job.audio.hop,
-        "frame_rate": job.config.frame_rate, "chunk_seconds": job.config.chunk_seconds,
+        "recipe": job.recipe,
+        "list": _list_digest(videos, job.config),
+        "image_size": job.image_size,
+        "sample_rate": job.audio.sample_rate,
+        "hop": job.audio.hop,
+        "frame_rate": job.config.frame_rate,
+        "chunk_seconds": job.config.chunk_seconds,
         "frames_per_chunk": round(job.config.chunk_seconds * job.config.frame_rate),
     }
 
@@ -856,7 +957,7 @@ def _about(job: Job, videos: Sequence[Video], manifest: "pd.DataFrame") -> dict[
 def _list_digest(videos: Sequence[Video], config: DataConfig) -> str:
     return digest(list(videos), config.test_share)
 
-# %% ../nbs/00_data.ipynb #18e546e4
+# %% ../nbs/00_data.ipynb #8b71eff2
 def is_current(
     folder: str | Path,
     videos: Sequence[Video],
@@ -869,10 +970,12 @@ def is_current(
         known = {Path(name).stem: (name, size) for name, size in files if name}
     except (UserError, OSError):
         return False
-    same = store.about["recipe"] == jobs[0].recipe and store.about["list"] == _list_digest(videos, jobs[0].config)
+    same = store.about["recipe"] == jobs[0].recipe and store.about["list"] == _list_digest(
+        videos, jobs[0].config
+    )
     return same and all(not job.path or known.get(job.stem) == tuple(job.source) for job in jobs)
 
-# %% ../nbs/00_data.ipynb #4560deb3
+# %% ../nbs/00_data.ipynb #b6aa5dc9
 def embed(
     store: Store,
     encoder: Any,  # a `query.QueryEncoder`: image, image_size, width, digest
@@ -894,7 +997,9 @@ def _embed(store: Store, encoder: Any, path: Path, batch: int) -> None:
     part, mark = path.with_suffix(".part"), path.with_suffix(".done")
     shape = (*store.frames.shape[:2], encoder.width)
     done = int(_read_text(mark) or 0) if part.exists() else 0
-    array = np.load(part, "r+") if done else np.lib.format.open_memmap(part, "w+", np.float16, shape)
+    array = (
+        np.load(part, "r+") if done else np.lib.format.open_memmap(part, "w+", np.float16, shape)
+    )
     bar = progress(None, "embed", total=len(store), unit="chunk", initial=done)
     for at in range(done, len(store), batch):
         frames = store.frames[at : at + batch]
@@ -907,7 +1012,7 @@ def _embed(store: Store, encoder: Any, path: Path, batch: int) -> None:
     os.replace(part, path)
     mark.unlink(missing_ok=True)
 
-# %% ../nbs/00_data.ipynb #fd47c85d
+# %% ../nbs/00_data.ipynb #b1f3572f
 def plan(
     videos: Sequence[Video],
     videos_dir: str | Path,
@@ -918,10 +1023,12 @@ def plan(
 ) -> list[Job]:
     "One job for each video of a list."
     files, shards = index_videos(videos_dir), Path(store_dir, "shards")
-    return [Job(name, str(files.get(name, "")), str(shards / f"{name}.npz"), image_size, config, audio)
-            for name in (video.stem for video in videos)]
+    return [
+        Job(name, str(files.get(name, "")), str(shards / f"{name}.npz"), image_size, config, audio)
+        for name in (video.stem for video in videos)
+    ]
 
-# %% ../nbs/00_data.ipynb #3474f323
+# %% ../nbs/00_data.ipynb #c0e79f4f
 def decode(
     list_path: str | Path,
     videos_dir: str | Path,
@@ -929,7 +1036,8 @@ def decode(
     image_size: int,  # pixels of the frames, as the CLIP model wants
     config: DataConfig = DataConfig(),  # noqa: B008
     audio: AudioConfig = AUDIO,
-    workers: int | None = None,  # processes; every core when None; 1: decode in this process, unprotected
+    workers: int
+    | None = None,  # processes; every core when None; 1: decode in this process, unprotected
     recompute: bool = False,  # decode everything again
     keep_shards: bool = True,  # False: save half of the disk; a longer list then starts from scratch
     callback: Callable[[str, str], None] | None = None,  # told of each finished video: name, status
@@ -953,7 +1061,7 @@ def decode(
     bar.close()
     return assemble(videos, jobs, store_dir, keep_shards)
 
-# %% ../nbs/00_data.ipynb #df997e2b
+# %% ../nbs/00_data.ipynb #a15ac67d
 def prepare(
     list_path: str | Path,
     videos_dir: str | Path,
@@ -965,9 +1073,11 @@ def prepare(
 ) -> Store:
     "From a list and a folder of videos to a feature store with CLIP embeddings."
     size = encoder.image_size
-    return embed(decode(list_path, videos_dir, store_dir, size, config, workers=workers, **options), encoder)
+    return embed(
+        decode(list_path, videos_dir, store_dir, size, config, workers=workers, **options), encoder
+    )
 
-# %% ../nbs/00_data.ipynb #f14a62da
+# %% ../nbs/00_data.ipynb #c0337184
 def reasons(
     manifest: "pd.DataFrame",
     examples: int = 3,  # how many to name for each reason
@@ -980,11 +1090,18 @@ def reasons(
         some = manifest[manifest.status == status]
         if len(some):
             named = ", ".join(some["clip"].head(examples)) + (", …" if len(some) > examples else "")
-            rows.append({"status": status, "rows": len(some), "videos": some.video.nunique(), "meaning": meaning,
-                         "examples": "" if status == "kept" else named})
+            rows.append(
+                {
+                    "status": status,
+                    "rows": len(some),
+                    "videos": some.video.nunique(),
+                    "meaning": meaning,
+                    "examples": "" if status == "kept" else named,
+                }
+            )
     return pd.DataFrame(rows)
 
-# %% ../nbs/00_data.ipynb #ebd37a5a
+# %% ../nbs/00_data.ipynb #babfd0f8
 def prepare_dataset(
     dataset: str,  # "mini-music", or "music" for a folder of your own
     profile: str | Profile = "mini",
@@ -1005,11 +1122,20 @@ def prepare_dataset(
         if mini:
             _render(dataset, chosen, folder, workers)
         size = encoder.image_size if encoder else _image_size(chosen.clip)
-        store = decode(folder / "list.json", folder / "videos", folder / "features", size, chosen.data, chosen.audio,
-                       workers, recompute, keep_shards=not mini)
+        store = decode(
+            folder / "list.json",
+            folder / "videos",
+            folder / "features",
+            size,
+            chosen.data,
+            chosen.audio,
+            workers,
+            recompute,
+            keep_shards=not mini,
+        )
         return embed(store, encoder) if encoder else store
 
-# %% ../nbs/00_data.ipynb #7b9c85b2
+# %% ../nbs/00_data.ipynb #25e57e52
 def _encoder(profile: Profile, device: str) -> Any:
     from clipsynth.query import QueryEncoder
 
@@ -1022,7 +1148,11 @@ def _image_size(clip: str) -> int:
         return 64
     import open_clip
 
-    size = (open_clip.get_model_config(clip.partition(":")[0]) or {}).get("vision_cfg", {}).get("image_size", 224)
+    size = (
+        (open_clip.get_model_config(clip.partition(":")[0]) or {})
+        .get("vision_cfg", {})
+        .get("image_size", 224)
+    )
     return size if isinstance(size, int) else size[0]
 
 
@@ -1032,7 +1162,9 @@ def _render(dataset: str, profile: Profile, folder: Path, workers: int | None) -
     if dataset != "mini-music":
         raise UserError(f"no world {dataset!r}: there is mini-music")
     if (folder / "features" / "store.json").exists() and not any((folder / "videos").glob("*.mp4")):
-        (folder / "videos").mkdir(exist_ok=True)  # the videos were deleted to make room: the store stands
+        (folder / "videos").mkdir(
+            exist_ok=True
+        )  # the videos were deleted to make room: the store stands
         return
     render_world(folder, profile.world, profile.name, workers)
 

@@ -41,7 +41,7 @@ Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _WAYS = ("signal", "noise", "x0_xt", "x0_noise")  # from data to noisy data and back
 NAMES = (*_WAYS, "mean_x0", "mean_xt", "log_low", "log_range", "time")
 
-# %% ../nbs/01_diffusion.ipynb #8bbcff85
+# %% ../nbs/01_diffusion.ipynb #2a396c3a
 class NoiseProcess:
     "The noising of improved DDPM and all its constants; knows nothing of any network."
 
@@ -58,7 +58,9 @@ class NoiseProcess:
         if config.timesteps < 2:
             raise UserError(f"DiffusionConfig: {config.timesteps} timesteps, need at least 2")
         if config.prediction not in ("noise", "velocity"):
-            raise UserError(f"DiffusionConfig: prediction {config.prediction!r} is not noise or velocity")
+            raise UserError(
+                f"DiffusionConfig: prediction {config.prediction!r} is not noise or velocity"
+            )
         self.kept = np.arange(config.timesteps) if kept is None else np.asarray(kept)
         self.times = self.kept * 1000 / config.timesteps
         every = np.cumprod(1 - SCHEDULES[config.schedule](config.timesteps))

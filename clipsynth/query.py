@@ -8,7 +8,7 @@ __all__ = ['TEMPLATES', 'FAMILIES', 'LABEL_CAPTIONS', 'TRAIT_CAPTIONS', 'ADJECTI
            'picture_block', 'picture_pool', 'jitter', 'mini_clip', 'normalized', 'contrastive_loss', 'MiniClipTask',
            'open_clip_model', 'QueryEncoder']
 
-# %% ../nbs/00c_query.ipynb #f011802c
+# %% ../nbs/00c_query.ipynb #b7ff4b96
 import json
 import logging
 import math
@@ -25,8 +25,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .core import (Profile, UserError, digest, load_weights, numpy_rng, pick_device,
-                            weights_file)
+from clipsynth.core import (
+    Profile,
+    UserError,
+    digest,
+    load_weights,
+    numpy_rng,
+    pick_device,
+    weights_file,
+)
 
 # %% ../nbs/00c_query.ipynb #d7a4dcbb
 TEMPLATES = {"music": "a photo of playing {query}", "vggsound": "a photo of {query}"}
@@ -49,17 +56,20 @@ def as_condition(
     """The condition c: a unit embedding times sqrt(width), so that its channels have size one."""
     return embedding * math.sqrt(embedding.shape[-1])
 
-# %% ../nbs/00c_query.ipynb #6e897561
+# %% ../nbs/00c_query.ipynb #983f03df
 def learn_merges(
     captions: Sequence[str],  # the corpus
     count: int = 200,  # how many merges to learn
 ) -> list[list[str]]:
     """Byte-pair merges of a corpus, most frequent pair first (Sennrich et al. 2016)."""
     from open_clip.tokenizer import bytes_to_unicode
+
     byte = bytes_to_unicode()
     words = Counter(word for line in captions for word in line.lower().split())
-    spelled = {tuple([*(byte[b] for b in w.encode())][:-1] + [byte[w.encode()[-1]] + "</w>"]): n
-               for w, n in words.items()}
+    spelled = {
+        tuple([*(byte[b] for b in w.encode())][:-1] + [byte[w.encode()[-1]] + "</w>"]): n
+        for w, n in words.items()
+    }
     merges: list[list[str]] = []
     while len(merges) < count:
         pairs: Counter = Counter()
@@ -84,7 +94,7 @@ def _joined(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
             out.append(symbol)
     return tuple(out)
 
-# %% ../nbs/00c_query.ipynb #d6fb46d6
+# %% ../nbs/00c_query.ipynb #5cf1cf9b
 def caption_tokenizer(
     merges: Sequence[Sequence[str]],  # pairs, as learned
     context: int = 24,  # tokens per caption, start and end included
@@ -93,6 +103,7 @@ def caption_tokenizer(
     import gzip
 
     from open_clip.tokenizer import SimpleTokenizer
+
     handle, path = tempfile.mkstemp(suffix=".txt.gz")
     os.close(handle)
     try:
@@ -102,33 +113,61 @@ def caption_tokenizer(
     finally:
         os.unlink(path)
 
-# %% ../nbs/00c_query.ipynb #4af2480b
+# %% ../nbs/00c_query.ipynb #d7c5d7e3
 FAMILIES = {
     "wind": ["bagpipe", "clarinet", "flute", "bassoon", "saxophone", "trumpet", "tuba"],
-    "string": ["acoustic_guitar", "ukulele", "guzheng", "erhu", "cello", "violin", "electric_bass",
-               "banjo", "pipa"],
+    "string": [
+        "acoustic_guitar",
+        "ukulele",
+        "guzheng",
+        "erhu",
+        "cello",
+        "violin",
+        "electric_bass",
+        "banjo",
+        "pipa",
+    ],
     "percussion": ["drum", "xylophone", "congas"],
     "keyboard": ["accordion", "piano"],
 }
-LABEL_CAPTIONS = ("a photo of playing {}", "a photo of playing {}", "a photo of {}",
-                  "a photo of a {}", "someone playing the {}", "a person plays {}", "{}", "the {}",
-                  "a picture of a {}",
-                  "a video of {} music", "{} solo", "a {} player")
-TRAIT_CAPTIONS = ("a photo of a {} {}", "a {} {}", "someone playing a {} {}", "the {} {}",
-                  "a picture of a {} {}")
-ADJECTIVES = {"size": (("small", "little", "tiny"), ("big", "large", "huge")),
-              "warmth": (("blue", "cold"), ("red", "warm")),
-              "tempo": (("slow", "calm"), ("fast", "lively"))}
+LABEL_CAPTIONS = (
+    "a photo of playing {}",
+    "a photo of playing {}",
+    "a photo of {}",
+    "a photo of a {}",
+    "someone playing the {}",
+    "a person plays {}",
+    "{}",
+    "the {}",
+    "a picture of a {}",
+    "a video of {} music",
+    "{} solo",
+    "a {} player",
+)
+TRAIT_CAPTIONS = (
+    "a photo of a {} {}",
+    "a {} {}",
+    "someone playing a {} {}",
+    "the {} {}",
+    "a picture of a {} {}",
+)
+ADJECTIVES = {
+    "size": (("small", "little", "tiny"), ("big", "large", "huge")),
+    "warmth": (("blue", "cold"), ("red", "warm")),
+    "tempo": (("slow", "calm"), ("fast", "lively")),
+}
 
-# %% ../nbs/00c_query.ipynb #9dec2559
+# %% ../nbs/00c_query.ipynb #786cd2de
 def adjectives(
     traits: Sequence[float],  # size, warmth and tempo, each 0 to 1
     rng: np.random.Generator,  # picks among synonyms
 ) -> list[str]:
     """The words that a picture's traits earn: none in the middle third, at most two."""
-    words = [str(rng.choice(choices[int(value > 0.5)]))
-             for choices, value in zip(ADJECTIVES.values(), traits, strict=True)
-             if not 0.35 <= value <= 0.65]
+    words = [
+        str(rng.choice(choices[int(value > 0.5)]))
+        for choices, value in zip(ADJECTIVES.values(), traits, strict=True)
+        if not 0.35 <= value <= 0.65
+    ]
     return [str(word) for word in rng.permutation(words)[:2]]
 
 # %% ../nbs/00c_query.ipynb #fde43f75
@@ -150,7 +189,7 @@ def caption(
         return str(rng.choice(TRAIT_CAPTIONS)).format(" ".join(words), noun)
     return str(rng.choice(LABEL_CAPTIONS)).format(subject)
 
-# %% ../nbs/00c_query.ipynb #27f30397
+# %% ../nbs/00c_query.ipynb #398b338d
 def through_video(
     picture: np.ndarray,  # (h, w, 3) uint8
     rng: np.random.Generator,  # picks the quality
@@ -160,12 +199,13 @@ def through_video(
     import io
 
     from PIL import Image
+
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "JPEG", quality=int(rng.integers(25, 90)))
     image = Image.open(buffer).resize((pixels, pixels), Image.Resampling.BICUBIC)
     return np.asarray(image.convert("RGB"))
 
-# %% ../nbs/00c_query.ipynb #ffde222f
+# %% ../nbs/00c_query.ipynb #e8cc87d5
 def picture_block(
     block: int,  # which block: a block's pictures depend on its number only
     count: int,  # pictures in a block
@@ -173,10 +213,13 @@ def picture_block(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Pictures (count, 64, 64, 3), their labels (count,) and traits (count, 3), all at random."""
     from clipsynth.worlds import INSTRUMENTS, Traits, draw
+
     rng, names = numpy_rng("miniclip pictures", block, seed=seed), list(INSTRUMENTS)
     labels, traits = rng.integers(len(names), size=count), rng.random((count, 3))
-    pictures = [through_video(draw(names[i], Traits(*map(float, t)), rng, pixels=128), rng)
-                for i, t in zip(labels, traits, strict=True)]
+    pictures = [
+        through_video(draw(names[i], Traits(*map(float, t)), rng, pixels=128), rng)
+        for i, t in zip(labels, traits, strict=True)
+    ]
     return np.stack(pictures), labels, traits
 
 
@@ -190,6 +233,7 @@ def picture_pool(
     jobs = [(block, size, seed) for block in range(math.ceil(count / size))]
     if workers:
         import multiprocessing
+
         with multiprocessing.Pool(workers) as pool:
             blocks = pool.starmap(picture_block, jobs)
     else:
@@ -209,7 +253,7 @@ def jitter(
     columns = np.clip(np.arange(w) + rng.integers(-reach, reach + 1, (n, 1)), 0, w - 1)
     return pictures[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
-# %% ../nbs/00c_query.ipynb #2f783959
+# %% ../nbs/00c_query.ipynb #87402e9e
 MINI_CLIP: dict[str, Any] = {
     "embed_dim": 64,
     "vision_cfg": {"layers": [2, 2, 2, 1], "width": 12, "head_width": 64, "image_size": 64},
@@ -223,6 +267,7 @@ def mini_clip(
 ) -> nn.Module:
     """MiniCLIP: open_clip's own CLIP class with two small towers; its temperature is fixed."""
     from open_clip.model import CLIP
+
     shape = json.loads(json.dumps(config["architecture"]))
     shape["text_cfg"]["vocab_size"] = 512 + len(config["merges"]) + 2
     clip: Any = CLIP(**shape)
@@ -254,7 +299,7 @@ def contrastive_loss(
     target = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-# %% ../nbs/00c_query.ipynb #baac35ec
+# %% ../nbs/00c_query.ipynb #42bbb18b
 class MiniClipTask:
     """Everything that makes a MiniCLIP, for any training loop: modules, batches, loss, config."""
 
@@ -266,6 +311,7 @@ class MiniClipTask:
         workers: int = 2,  # processes that draw
     ):
         from clipsynth.worlds import INSTRUMENTS
+
         count = pictures or (256 if profile.name == "smoke" else 20_000)
         self.names, self.seed = list(INSTRUMENTS), seed
         self.recipe = {"pictures": count, "seed": seed}
@@ -291,8 +337,10 @@ class MiniClipTask:
         """Pictures (size, 3, 64, 64) uint8 and their captions (size, context) as tokens."""
         chosen = rng.integers(len(self.pictures), size=size)
         moved = jitter(self.pictures[chosen], rng)
-        return {"image": torch.from_numpy(moved).permute(0, 3, 1, 2),
-                "text": self.tokenizer([self.caption_of(int(i), rng) for i in chosen])}
+        return {
+            "image": torch.from_numpy(moved).permute(0, 3, 1, 2),
+            "text": self.tokenizer([self.caption_of(int(i), rng) for i in chosen]),
+        }
 
     def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
         """The contrastive loss of a batch, with the matched cosine and the distance of the centroids."""
@@ -301,23 +349,33 @@ class MiniClipTask:
         texts = self.clip.encode_text(rows, normalize=True)[which]
         loss = contrastive_loss(images, texts, self.clip.logit_scale.exp())
         with torch.no_grad():
-            logs = {"matched": float((images * texts).sum(-1).mean()),
-                    "gap": float((images.mean(0) - texts.mean(0)).norm())}
+            logs = {
+                "matched": float((images * texts).sum(-1).mean()),
+                "gap": float((images.mean(0) - texts.mean(0)).norm()),
+            }
         return loss, logs
 
     def config(self) -> dict:
         """All that is needed to build the model and its tokenizer again; saved inside the weights."""
-        return {"model": "miniclip", "architecture": MINI_CLIP, "merges": self.merges,
-                "names": self.names, "recipe": self.recipe}
+        return {
+            "model": "miniclip",
+            "architecture": MINI_CLIP,
+            "merges": self.merges,
+            "names": self.names,
+            "recipe": self.recipe,
+        }
 
-# %% ../nbs/00c_query.ipynb #9d8b4d54
+# %% ../nbs/00c_query.ipynb #b207c66f
 def open_clip_model(
     name: str,  # "ViT-B-32:openai", "ViT-B-32-quickgelu:/path/file", "hf-hub:owner/name", ...
 ) -> tuple[Any, Any]:
     """A pretrained open_clip model and its tokenizer, or one clear UserError."""
     import open_clip
-    advice = ("its weights come from the Hugging Face hub: go online once, set HF_HUB_CACHE to where "
-              "they lie, give a file ('ViT-B-32-quickgelu:/path/file'), or use clip='mini'")
+
+    advice = (
+        "its weights come from the Hugging Face hub: go online once, set HF_HUB_CACHE to where "
+        "they lie, give a file ('ViT-B-32-quickgelu:/path/file'), or use clip='mini'"
+    )
     if name.startswith(("hf-hub:", "local-dir:")):
         model, weights = name, ""
     else:
@@ -337,6 +395,7 @@ def open_clip_model(
 def _open_clip_options(model: str, weights: str) -> dict[str, Any]:
     """Checks a model's name and weights; QuickGELU where the weights were trained with it."""
     import open_clip
+
     if model not in open_clip.list_models():
         raise UserError(f"open_clip has no model {model!r}: see open_clip.list_models()")
     tags = open_clip.list_pretrained_tags_by_model(model)
@@ -345,13 +404,16 @@ def _open_clip_options(model: str, weights: str) -> dict[str, Any]:
         return {"force_quick_gelu": bool(about.get("quick_gelu"))}
     if not weights or not Path(weights).is_file():
         some = ", ".join(tags[:6])
-        raise UserError(f"no weights {weights!r} for CLIP {model!r}: give a file or a tag ({some}, ...)")
+        raise UserError(
+            f"no weights {weights!r} for CLIP {model!r}: give a file or a tag ({some}, ...)"
+        )
     return {}
 
-# %% ../nbs/00c_query.ipynb #15f49d55
+# %% ../nbs/00c_query.ipynb #53fe1d55
 def _mini_clip_model(path: str | Path) -> tuple[Any, Any]:
     """A trained MiniCLIP and its tokenizer, from one weights file."""
     from open_clip.transform import PreprocessCfg
+
     state, config = load_weights(path)
     clip: Any = mini_clip(config)
     clip.load_state_dict(state)
@@ -359,7 +421,7 @@ def _mini_clip_model(path: str | Path) -> tuple[Any, Any]:
     clip.visual.preprocess_cfg = vars(PreprocessCfg(size=shape["vision_cfg"]["image_size"]))
     return clip, caption_tokenizer(config["merges"], shape["text_cfg"]["context_length"])
 
-# %% ../nbs/00c_query.ipynb #9b119db8
+# %% ../nbs/00c_query.ipynb #6b521046
 class QueryEncoder:
     """E(q): frozen CLIP, from a picture or a sentence to a unit vector of one space (paper, §3)."""
 
@@ -404,13 +466,17 @@ class QueryEncoder:
         if isinstance(sentences, str):
             raise UserError(f"text() takes a list of sentences, got one string: [{sentences!r}]")
         encode = self.model.encode_text
-        return self._embed(list(sentences), lambda part: encode(self.tokenizer(part).to(self.device)))
+        return self._embed(
+            list(sentences), lambda part: encode(self.tokenizer(part).to(self.device))
+        )
 
     def _embed(self, items: Any, encode: Any) -> torch.Tensor:
         """Encodes in batches and puts every vector on the unit sphere."""
         if not len(items):
             return torch.zeros(0, getattr(self, "width", 0))
-        parts = [encode(items[i:i + self.batch]).float() for i in range(0, len(items), self.batch)]
+        parts = [
+            encode(items[i : i + self.batch]).float() for i in range(0, len(items), self.batch)
+        ]
         return F.normalize(torch.cat(parts), dim=-1).cpu()
 
     def pixels(
@@ -419,10 +485,11 @@ class QueryEncoder:
     ) -> torch.Tensor:
         """What the image tower sees, (n, 3, size, size): the model's resize, crop, normalisation."""
         if pictures.shape[1:3] == (self.image_size, self.image_size):
-            batch = torch.from_numpy(np.ascontiguousarray(pictures)).permute(0, 3, 1, 2)
+            batch = torch.from_numpy(np.array(pictures)).permute(0, 3, 1, 2)
             return normalized(batch, self.preprocess["mean"], self.preprocess["std"])
         from open_clip.transform import PreprocessCfg, image_transform_v2
         from PIL import Image
+
         transform = image_transform_v2(PreprocessCfg(**self.preprocess), is_train=False)
         return torch.stack([transform(Image.fromarray(picture)) for picture in pictures])
 

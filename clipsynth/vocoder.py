@@ -30,7 +30,7 @@ LAST_SLOPE = 0.01
 RESBLOCKS = ("1", "2")
 VOCODER = VocoderConfig()
 
-# %% ../nbs/02_vocoder.ipynb #4836af0d
+# %% ../nbs/02_vocoder.ipynb #20c9ad60
 def vocoder_problems(
     config: VocoderConfig,  # the configuration to look at
     audio: AudioConfig | None = None,  # the front end that it must fit, if known
@@ -41,24 +41,40 @@ def vocoder_problems(
     fits = [k >= u and (k - u) % 2 == 0 for u, k in zip(rates, kernels, strict=False)]
     front = audio or AudioConfig(mels=config.mels, hop=config.hop)
     checks = [
-        (math.prod(rates) == config.hop,
-         f"upsample_rates {rates} multiply to {math.prod(rates)}, not to the hop {config.hop}"),
-        (len(rates) == len(kernels),
-         f"{len(rates)} upsample_rates but {len(kernels)} upsample_kernels: give one each"),
-        (all(fits),
-         f"each of upsample_kernels {kernels} must be its rate of {rates} plus an even number"),
-        (config.segment > 0 and config.segment % config.hop == 0,
-         f"segment {config.segment} is not a whole number of hops of {config.hop}"),
-        (config.channels > 0 and config.channels % halvings == 0,
-         f"channels {config.channels} cannot be halved {len(rates)} times: "
-         f"use a multiple of {halvings}"),
-        (str(config.resblock) in RESBLOCKS,
-         f"resblock {config.resblock!r} is unknown: use one of {', '.join(RESBLOCKS)}"),
+        (
+            math.prod(rates) == config.hop,
+            f"upsample_rates {rates} multiply to {math.prod(rates)}, not to the hop {config.hop}",
+        ),
+        (
+            len(rates) == len(kernels),
+            f"{len(rates)} upsample_rates but {len(kernels)} upsample_kernels: give one each",
+        ),
+        (
+            all(fits),
+            f"each of upsample_kernels {kernels} must be its rate of {rates} plus an even number",
+        ),
+        (
+            config.segment > 0 and config.segment % config.hop == 0,
+            f"segment {config.segment} is not a whole number of hops of {config.hop}",
+        ),
+        (
+            config.channels > 0 and config.channels % halvings == 0,
+            f"channels {config.channels} cannot be halved {len(rates)} times: "
+            f"use a multiple of {halvings}",
+        ),
+        (
+            str(config.resblock) in RESBLOCKS,
+            f"resblock {config.resblock!r} is unknown: use one of {', '.join(RESBLOCKS)}",
+        ),
         (all(kernel % 2 for kernel in blocks), f"resblock_kernels {blocks} must all be odd"),
-        (len(blocks) == len(config.resblock_dilations) > 0,
-         f"{len(blocks)} resblock_kernels but {len(config.resblock_dilations)} lists of dilations"),
-        (config.discriminator_scale > 0,
-         f"discriminator_scale is {config.discriminator_scale}: it must be positive"),
+        (
+            len(blocks) == len(config.resblock_dilations) > 0,
+            f"{len(blocks)} resblock_kernels but {len(config.resblock_dilations)} lists of dilations",
+        ),
+        (
+            config.discriminator_scale > 0,
+            f"discriminator_scale is {config.discriminator_scale}: it must be positive",
+        ),
         (config.mels == front.mels > 0, f"mels {config.mels} where the log-mel has {front.mels}"),
         (config.hop == front.hop, f"hop {config.hop} where the log-mel has {front.hop}"),
     ]
@@ -241,7 +257,7 @@ def fold(
             parametrize.remove_parametrizations(part, "weight")
     return module.eval()
 
-# %% ../nbs/02_vocoder.ipynb #e000855c
+# %% ../nbs/02_vocoder.ipynb #2fb35257
 def receptive_field(
     config: VocoderConfig = VOCODER,  # generator sizes
 ) -> float:  # mel frames, on average over the samples of a frame
@@ -252,13 +268,14 @@ def receptive_field(
         (size - 1) * (sum(steps) + (len(steps) if again == 2 else 0)) for size, steps in blocks
     )
     field = 7.0
-    for rate, kernel in zip(config.upsample_rates[::-1], config.upsample_kernels[::-1], strict=True):
+    for rate, kernel in zip(
+        config.upsample_rates[::-1], config.upsample_kernels[::-1], strict=True
+    ):
         field = (field + widest - 1 + kernel) / rate
     return field + 6
 
-# %% ../nbs/02_vocoder.ipynb #91358e6d
+# %% ../nbs/02_vocoder.ipynb #3b4c3736
 PERIODS = (2, 3, 5, 7, 11)
-
 
 
 def scaled(

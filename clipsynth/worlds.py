@@ -8,7 +8,7 @@ __all__ = ['INSTRUMENTS', 'ROOM_LEVEL', 'Traits', 'Tone', 'Stroke', 'Touch', 'Lo
            'score', 'body_gain', 'room_tone', 'play', 'Sketch', 'Paint', 'paint_of', 'Scene', 'picture', 'draw',
            'Piece', 'plan', 'video_ids', 'soundtrack', 'frames', 'write_video', 'render_video', 'render_world']
 
-# %% ../nbs/00b_worlds.ipynb #ff4abe66
+# %% ../nbs/00b_worlds.ipynb #414a5551
 import csv
 import io
 import json
@@ -23,12 +23,21 @@ from typing import Any
 
 import numpy as np
 
-from .core import UserError, WorldConfig, hash_split, numpy_rng, progress, write_atomic, write_text
+from clipsynth.core import (
+    UserError,
+    WorldConfig,
+    hash_split,
+    numpy_rng,
+    progress,
+    write_atomic,
+    write_text,
+)
 
-# %% ../nbs/00b_worlds.ipynb #0fb7fc54
+# %% ../nbs/00b_worlds.ipynb #91a0f556
 @dataclass(frozen=True)
 class Traits:
     "What picture and sound share beyond the class; each number lies in 0..1."
+
     size: float = 0.5  # of the instrument: larger is drawn larger and sounds lower
     warmth: float = 0.5  # of colour and light: redder sounds brighter
     tempo: float = 0.5  # of the piece: more motion marks, more notes per second
@@ -41,10 +50,11 @@ class Traits:
         "Three independent uniform numbers."
         return cls(*rng.uniform(0, 1, 3).tolist())
 
-# %% ../nbs/00b_worlds.ipynb #c8e66a04
+# %% ../nbs/00b_worlds.ipynb #6c2c5a87
 @dataclass(frozen=True)
 class Tone:
     "How one note of an instrument sounds."
+
     low: float  # lowest fundamental at size 0.5, in Hz
     high: float  # highest fundamental at size 0.5, in Hz
     tilt: float = 6.0  # how fast the partials fall, in dB per octave
@@ -62,10 +72,11 @@ class Tone:
     noise: float = 0.0  # level of breath, bow or hammer noise beside the tone
     formants: tuple[tuple[float, float, float], ...] = ()  # (Hz, gain in dB, width in octaves)
 
-# %% ../nbs/00b_worlds.ipynb #cab4a17b
+# %% ../nbs/00b_worlds.ipynb #a91e29cd
 @dataclass(frozen=True)
 class Stroke:
     "One sound of a drum: a falling tone and a burst of noise."
+
     pitch: float  # in Hz at size 0.5
     decay: float  # of the tone, in seconds
     tone: float = 1.0  # level of the tone
@@ -77,6 +88,7 @@ class Stroke:
 @dataclass(frozen=True)
 class Touch:
     "How notes follow each other."
+
     rate: float = 2.0  # beats per second at tempo 0.5
     rhythm: tuple[float, ...] = (1.0, 1.0, 2.0)  # lengths of notes in beats, drawn at random
     hold: float = 0.9  # sounding share of a note's length
@@ -91,10 +103,11 @@ class Touch:
     strokes: dict[str, Stroke] = field(default_factory=dict)  # drums: letter -> sound
     patterns: tuple[str, ...] = ()  # drums: one letter per beat, "." is a pause
 
-# %% ../nbs/00b_worlds.ipynb #2b5d4eaa
+# %% ../nbs/00b_worlds.ipynb #4f7b1861
 @dataclass(frozen=True)
 class Look:
     "How an instrument is drawn."
+
     shape: str  # which drawing
     colour: tuple[float, float, float]  # hue, saturation and value of the body, each in 0..1
     length: float = 1.0  # proportion along the instrument
@@ -106,103 +119,199 @@ class Look:
 @dataclass(frozen=True)
 class Instrument:
     "One class of the world: a family, a tone, a touch and a look."
+
     family: str  # plucked, bowed, blown, reeds, struck or keys
     tone: Tone  # one note
     touch: Touch  # many notes
     look: Look  # the picture
 
-# %% ../nbs/00b_worlds.ipynb #06a823be
+# %% ../nbs/00b_worlds.ipynb #bcc7b282
 _PLUCKED = {
     "acoustic_guitar": Instrument(
-        "plucked", Tone(98, 400, tilt=7, decay=0.55, fade=0.12, formants=((110, 4, 0.6), (220, 4, 0.6))),
+        "plucked",
+        Tone(98, 400, tilt=7, decay=0.55, fade=0.12, formants=((110, 4, 0.6), (220, 4, 0.6))),
         Touch(rate=3.6, rhythm=(1,), leap=3, bass=True, rest=0.05),
-        Look("lute", (0.08, 0.65, 0.72), 1.0, 1.0, "waist", 1.0)),
+        Look("lute", (0.08, 0.65, 0.72), 1.0, 1.0, "waist", 1.0),
+    ),
     "banjo": Instrument(
-        "plucked", Tone(196, 800, tilt=3, decay=0.13, fade=0.03, noise=0.05, formants=((2500, 10, 1.2),)),
+        "plucked",
+        Tone(196, 800, tilt=3, decay=0.13, fade=0.03, noise=0.05, formants=((2500, 10, 1.2),)),
         Touch(rate=8.5, rhythm=(1,), leap=5, rest=0.04),
-        Look("lute", (0.12, 0.10, 0.95), 1.15, 0.95, "round", 0.5)),
+        Look("lute", (0.12, 0.10, 0.95), 1.15, 0.95, "round", 0.5),
+    ),
     "electric_bass": Instrument(
-        "plucked", Tone(41, 110, tilt=9, decay=0.6, fade=0.25, release=0.04),
+        "plucked",
+        Tone(41, 110, tilt=9, decay=0.6, fade=0.25, release=0.04),
         Touch(rate=3.2, rhythm=(1, 1, 2), hold=0.8, leap=2, rest=0.1),
-        Look("lute", (0.98, 0.85, 0.75), 1.3, 0.85, "horns", -0.8)),
+        Look("lute", (0.98, 0.85, 0.75), 1.3, 0.85, "horns", -0.8),
+    ),
     "guzheng": Instrument(
-        "plucked", Tone(150, 1800, tilt=5, decay=0.45, fade=0.05),
+        "plucked",
+        Tone(150, 1800, tilt=5, decay=0.45, fade=0.05),
         Touch(rate=10, rhythm=(1,), sweep=True, rest=0.0),
-        Look("zither", (0.06, 0.60, 0.50))),
+        Look("zither", (0.06, 0.60, 0.50)),
+    ),
     "pipa": Instrument(
-        "plucked", Tone(240, 960, tilt=2, decay=0.08, fade=0.02, formants=((900, 6, 0.8), (3500, 10, 0.8))),
+        "plucked",
+        Tone(240, 960, tilt=2, decay=0.08, fade=0.02, formants=((900, 6, 0.8), (3500, 10, 0.8))),
         Touch(rate=1.4, rhythm=(1, 2), repeat=11, leap=3, rest=0.08),
-        Look("lute", (0.09, 0.75, 0.60), 0.7, 0.9, "pear")),
+        Look("lute", (0.09, 0.75, 0.60), 0.7, 0.9, "pear"),
+    ),
     "ukulele": Instrument(
-        "plucked", Tone(262, 620, tilt=8, decay=0.2, fade=0.1, noise=0.02, formants=((500, 5, 0.8),)),
+        "plucked",
+        Tone(262, 620, tilt=8, decay=0.2, fade=0.1, noise=0.02, formants=((500, 5, 0.8),)),
         Touch(rate=3.4, rhythm=(1, 1, 0.5, 0.5), chord=4, strum=0.018, leap=2, rest=0.1),
-        Look("lute", (0.13, 0.55, 0.92), 0.62, 0.8, "waist")),
+        Look("lute", (0.13, 0.55, 0.92), 0.62, 0.8, "waist"),
+    ),
 }
 
-# %% ../nbs/00b_worlds.ipynb #d5c48694
+# %% ../nbs/00b_worlds.ipynb #2255f748
 _BOWED = {
     "cello": Instrument(
-        "bowed", Tone(65, 240, tilt=4, attack=0.12, release=0.15, vibrato=0.25, vibrato_rate=5,
-                      noise=0.01, formants=((250, 4, 0.5), (600, 4, 0.5), (2000, 2, 0.6))),
+        "bowed",
+        Tone(
+            65,
+            240,
+            tilt=4,
+            attack=0.12,
+            release=0.15,
+            vibrato=0.25,
+            vibrato_rate=5,
+            noise=0.01,
+            formants=((250, 4, 0.5), (600, 4, 0.5), (2000, 2, 0.6)),
+        ),
         Touch(rate=1.6, rhythm=(1, 2, 3), hold=1.0, rest=0.05),
-        Look("fiddle", (0.05, 0.80, 0.48), 1.0, 1.15, "cello")),
+        Look("fiddle", (0.05, 0.80, 0.48), 1.0, 1.15, "cello"),
+    ),
     "erhu": Instrument(
-        "bowed", Tone(294, 900, tilt=5, attack=0.06, release=0.08, vibrato=0.7, vibrato_rate=4.5,
-                      glide=0.12, noise=0.01, formants=((900, 8, 0.6), (2600, -8, 0.6))),
+        "bowed",
+        Tone(
+            294,
+            900,
+            tilt=5,
+            attack=0.06,
+            release=0.08,
+            vibrato=0.7,
+            vibrato_rate=4.5,
+            glide=0.12,
+            noise=0.01,
+            formants=((900, 8, 0.6), (2600, -8, 0.6)),
+        ),
         Touch(rate=1.5, rhythm=(1, 1, 2), hold=1.0, leap=4, rest=0.05),
-        Look("fiddle", (0.03, 0.60, 0.40), 1.2, 0.6, "erhu")),
+        Look("fiddle", (0.03, 0.60, 0.40), 1.2, 0.6, "erhu"),
+    ),
     "violin": Instrument(
-        "bowed", Tone(440, 1760, tilt=3, attack=0.04, release=0.06, vibrato=0.35, vibrato_rate=6.5,
-                      noise=0.02, formants=((2800, 8, 0.7), (1300, -4, 0.5))),
+        "bowed",
+        Tone(
+            440,
+            1760,
+            tilt=3,
+            attack=0.04,
+            release=0.06,
+            vibrato=0.35,
+            vibrato_rate=6.5,
+            noise=0.02,
+            formants=((2800, 8, 0.7), (1300, -4, 0.5)),
+        ),
         Touch(rate=3.4, rhythm=(1, 1, 2), hold=0.97, leap=3, rest=0.05),
-        Look("fiddle", (0.06, 0.80, 0.72), 0.8, 0.9, "violin", 2.0)),
+        Look("fiddle", (0.06, 0.80, 0.72), 0.8, 0.9, "violin", 2.0),
+    ),
 }
 _BLOWN = {
     "flute": Instrument(
-        "blown", Tone(600, 1800, tilt=15, attack=0.05, release=0.06, vibrato=0.2, vibrato_rate=5,
-                      noise=0.09),
+        "blown",
+        Tone(
+            600, 1800, tilt=15, attack=0.05, release=0.06, vibrato=0.2, vibrato_rate=5, noise=0.09
+        ),
         Touch(rate=3.0, rhythm=(1, 1, 2), hold=0.95, leap=2, rest=0.08),
-        Look("tube", (0.58, 0.08, 0.85), 1.0, 0.8, "flute")),
+        Look("tube", (0.58, 0.08, 0.85), 1.0, 0.8, "flute"),
+    ),
     "trumpet": Instrument(
-        "blown", Tone(240, 720, tilt=1.5, attack=0.02, release=0.04, swell=0.06,
-                      formants=((1300, 8, 0.7), (4500, -10, 0.8))),
+        "blown",
+        Tone(
+            240,
+            720,
+            tilt=1.5,
+            attack=0.02,
+            release=0.04,
+            swell=0.06,
+            formants=((1300, 8, 0.7), (4500, -10, 0.8)),
+        ),
         Touch(rate=4.0, rhythm=(0.5, 0.5, 1, 2), hold=0.7, leap=2, rest=0.12),
-        Look("horn", (0.13, 0.75, 0.92), 1.0, 0.9, "trumpet")),
+        Look("horn", (0.13, 0.75, 0.92), 1.0, 0.9, "trumpet"),
+    ),
     "tuba": Instrument(
-        "blown", Tone(41, 130, tilt=5, attack=0.04, release=0.06, swell=0.1, noise=0.01,
-                      formants=((240, 4, 0.6), (1500, -22, 1.0), (4000, -22, 1.0))),
+        "blown",
+        Tone(
+            41,
+            130,
+            tilt=5,
+            attack=0.04,
+            release=0.06,
+            swell=0.1,
+            noise=0.01,
+            formants=((240, 4, 0.6), (1500, -22, 1.0), (4000, -22, 1.0)),
+        ),
         Touch(rate=2.4, rhythm=(1,), hold=0.5, leap=3, rest=0.05),
-        Look("horn", (0.12, 0.65, 0.78), 1.0, 1.3, "tuba")),
+        Look("horn", (0.12, 0.65, 0.78), 1.0, 1.3, "tuba"),
+    ),
 }
 
-# %% ../nbs/00b_worlds.ipynb #37d699f5
+# %% ../nbs/00b_worlds.ipynb #7d3d408b
 _REEDS = {
     "accordion": Instrument(
-        "reeds", Tone(220, 700, tilt=4, attack=0.05, release=0.08, detune=18,
-                      formants=((1800, 5, 0.8),)),
+        "reeds",
+        Tone(220, 700, tilt=4, attack=0.05, release=0.08, detune=18, formants=((1800, 5, 0.8),)),
         Touch(rate=1.5, rhythm=(1, 1, 2), hold=0.92, chord=3, leap=2, rest=0.04),
-        Look("bellows", (0.99, 0.80, 0.75))),
+        Look("bellows", (0.99, 0.80, 0.75)),
+    ),
     "bagpipe": Instrument(
-        "reeds", Tone(466, 930, tilt=1, attack=0.01, release=0.02, formants=((1500, 6, 0.7), (3200, 4, 0.5))),
+        "reeds",
+        Tone(
+            466, 930, tilt=1, attack=0.01, release=0.02, formants=((1500, 6, 0.7), (3200, 4, 0.5))
+        ),
         Touch(rate=4.5, rhythm=(1, 1, 0.25, 2), hold=1.0, leap=2, rest=0.0, drones=(0.25, 0.5)),
-        Look("bag", (0.36, 0.60, 0.45))),
+        Look("bag", (0.36, 0.60, 0.45)),
+    ),
     "bassoon": Instrument(
-        "reeds", Tone(62, 220, tilt=3, attack=0.02, release=0.05,
-                      formants=((480, 14, 0.4), (1150, 6, 0.4), (3000, -12, 1.0))),
+        "reeds",
+        Tone(
+            62,
+            220,
+            tilt=3,
+            attack=0.02,
+            release=0.05,
+            formants=((480, 14, 0.4), (1150, 6, 0.4), (3000, -12, 1.0)),
+        ),
         Touch(rate=3.2, rhythm=(1, 1, 1, 2), hold=0.6, leap=3, rest=0.06),
-        Look("tube", (0.02, 0.75, 0.42), 1.1, 1.4, "bassoon")),
+        Look("tube", (0.02, 0.75, 0.42), 1.1, 1.4, "bassoon"),
+    ),
     "clarinet": Instrument(
-        "reeds", Tone(165, 600, tilt=4, even=0.04, attack=0.03, release=0.05, noise=0.01),
+        "reeds",
+        Tone(165, 600, tilt=4, even=0.04, attack=0.03, release=0.05, noise=0.01),
         Touch(rate=2.6, rhythm=(1, 1, 2), hold=1.0, leap=3, rest=0.06),
-        Look("tube", (0.62, 0.25, 0.20), 1.0, 1.0, "clarinet")),
+        Look("tube", (0.62, 0.25, 0.20), 1.0, 1.0, "clarinet"),
+    ),
     "saxophone": Instrument(
-        "reeds", Tone(140, 440, tilt=2, attack=0.05, release=0.07, swell=0.04, vibrato=0.3, glide=0.06,
-                      noise=0.06, formants=((700, 6, 0.5), (1600, 4, 0.4), (2600, 5, 0.4))),
+        "reeds",
+        Tone(
+            140,
+            440,
+            tilt=2,
+            attack=0.05,
+            release=0.07,
+            swell=0.04,
+            vibrato=0.3,
+            glide=0.06,
+            noise=0.06,
+            formants=((700, 6, 0.5), (1600, 4, 0.4), (2600, 5, 0.4)),
+        ),
         Touch(rate=3.0, rhythm=(1.34, 0.66, 2), hold=0.9, leap=3, rest=0.12),
-        Look("horn", (0.11, 0.85, 0.85), 1.0, 1.0, "saxophone")),
+        Look("horn", (0.11, 0.85, 0.85), 1.0, 1.0, "saxophone"),
+    ),
 }
 
-# %% ../nbs/00b_worlds.ipynb #2dceac94
+# %% ../nbs/00b_worlds.ipynb #8ae85f1e
 _KIT = {
     "k": Stroke(55, 0.12, noise=0.05, noise_decay=0.01),
     "s": Stroke(180, 0.06, tone=0.4, noise=0.55, noise_decay=0.09),
@@ -215,23 +324,31 @@ _HANDS = {
 }
 _STRUCK = {
     "congas": Instrument(
-        "struck", Tone(150, 300, formants=((3000, -8, 1.5),)),
+        "struck",
+        Tone(150, 300, formants=((3000, -8, 1.5),)),
         Touch(rate=5.2, strokes=_HANDS, patterns=("o.puo.uu", "opp.uopu", "p.uup.oo")),
-        Look("heads", (0.07, 0.75, 0.62), 1.0, 1.0, "congas")),
+        Look("heads", (0.07, 0.75, 0.62), 1.0, 1.0, "congas"),
+    ),
     "drum": Instrument(
-        "struck", Tone(55, 400),
+        "struck",
+        Tone(55, 400),
         Touch(rate=5.6, strokes=_KIT, patterns=("khshkhsh", "khshkksh", "khshhksh")),
-        Look("heads", (0.60, 0.75, 0.70), 1.0, 1.0, "kit")),
+        Look("heads", (0.60, 0.75, 0.70), 1.0, 1.0, "kit"),
+    ),
     "xylophone": Instrument(
-        "struck", Tone(620, 2300, tilt=9, ratios=(1, 3, 6.1), decay=0.1, fade=0.3, attack=0.002, noise=0.04),
+        "struck",
+        Tone(620, 2300, tilt=9, ratios=(1, 3, 6.1), decay=0.1, fade=0.3, attack=0.002, noise=0.04),
         Touch(rate=6.0, rhythm=(1, 1, 0.5), leap=3, rest=0.08),
-        Look("bars", (0.04, 0.70, 0.75))),
+        Look("bars", (0.04, 0.70, 0.75)),
+    ),
 }
 _KEYS = {
     "piano": Instrument(
-        "keys", Tone(196, 780, tilt=8, decay=0.5, fade=0.15, attack=0.004, noise=0.01),
+        "keys",
+        Tone(196, 780, tilt=8, decay=0.5, fade=0.15, attack=0.004, noise=0.01),
         Touch(rate=2.6, rhythm=(1, 1, 2), hold=1.0, chord=3, leap=3, bass=True, rest=0.05),
-        Look("keys", (0.66, 0.15, 0.16))),
+        Look("keys", (0.66, 0.15, 0.16)),
+    ),
 }
 INSTRUMENTS: dict[str, Instrument] = dict(
     sorted({**_PLUCKED, **_BOWED, **_BLOWN, **_REEDS, **_STRUCK, **_KEYS}.items())
@@ -246,10 +363,11 @@ def instrument(
         raise UserError(f"no instrument {name!r} in MiniMUSIC; it has {', '.join(INSTRUMENTS)}")
     return INSTRUMENTS[name]
 
-# %% ../nbs/00b_worlds.ipynb #4e2d2fdc
+# %% ../nbs/00b_worlds.ipynb #4dd01ae4
 @dataclass(frozen=True)
 class Note:
     "One note of a score."
+
     start: float  # seconds
     length: float  # seconds
     pitch: float  # fundamental in Hz
@@ -282,7 +400,7 @@ def spectrum(
         amplitudes *= np.cos(0.5 * np.pi * ratios / (count + 1))
     return (amplitudes / np.linalg.norm(amplitudes)).astype(np.float32)
 
-# %% ../nbs/00b_worlds.ipynb #82cc07a1
+# %% ../nbs/00b_worlds.ipynb #16d3bf5c
 def pitch_track(
     tone: Tone,  # of the instrument
     note: Note,  # pitch, and the pitch before it
@@ -291,7 +409,9 @@ def pitch_track(
     "The pitch of a note over time: a glide from the note before, then vibrato."
     if not (tone.vibrato or tone.glide):
         return np.full(len(time), note.pitch)
-    semitones = tone.vibrato * np.minimum(time / 0.25, 1) * np.sin(2 * np.pi * tone.vibrato_rate * time)
+    semitones = (
+        tone.vibrato * np.minimum(time / 0.25, 1) * np.sin(2 * np.pi * tone.vibrato_rate * time)
+    )
     if tone.glide and note.before:
         semitones += 12 * np.log2(note.before / note.pitch) * np.exp(-time / tone.glide)
     return note.pitch * 2 ** (semitones / 12)
@@ -314,7 +434,7 @@ def spiral(
         radius = (1 - 0.5 * np.exp(-time / tone.swell)).astype(np.float32)
     return radius * (np.cos(angle) + 1j * np.sin(angle)).astype(np.complex64)
 
-# %% ../nbs/00b_worlds.ipynb #bd8e1386
+# %% ../nbs/00b_worlds.ipynb #3848c4fb
 def envelope(
     tone: Tone,  # of the instrument
     length: float,  # of the note in seconds
@@ -352,7 +472,9 @@ def voice(
         for ratio, amplitude in zip(tone.ratios, amplitudes, strict=False):
             wave += amplitude * spiral(tone, ratio * note.pitch, time, sample_rate).imag
     else:
-        wave = _polynomial(amplitudes, spiral(tone, pitch_track(tone, note, time), time, sample_rate))
+        wave = _polynomial(
+            amplitudes, spiral(tone, pitch_track(tone, note, time), time, sample_rate)
+        )
         if tone.detune:
             other = note.pitch * 2 ** (tone.detune / 1200)
             wave = wave + _polynomial(amplitudes, spiral(tone, other, time, sample_rate))
@@ -360,7 +482,7 @@ def voice(
         wave = wave + tone.noise * rng.standard_normal(len(time), np.float32)
     return note.level * loudness * wave
 
-# %% ../nbs/00b_worlds.ipynb #95a524fe
+# %% ../nbs/00b_worlds.ipynb #76a4306d
 def drum_voice(
     stroke: Stroke,  # which sound
     note: Note,  # level; a pitch in Hz that replaces the stroke's own
@@ -375,7 +497,9 @@ def drum_voice(
     noise = rng.standard_normal(len(time))
     if stroke.high:
         noise = np.diff(noise, 2, append=[0, 0]) / 2
-    return (note.level * (tone + stroke.noise * noise * np.exp(-time / stroke.noise_decay))).astype(np.float32)
+    return (note.level * (tone + stroke.noise * noise * np.exp(-time / stroke.noise_decay))).astype(
+        np.float32
+    )
 
 # %% ../nbs/00b_worlds.ipynb #54909d61
 _PENTATONIC = (0, 2, 4, 7, 9)
@@ -412,7 +536,7 @@ def melody(
         degree = int(np.clip(degree + direction * step, 0, len(pitches) - 1))
         time += length
 
-# %% ../nbs/00b_worlds.ipynb #c3cd54b0
+# %% ../nbs/00b_worlds.ipynb #c6b46c22
 def _strike(recipe: Instrument, pitches: np.ndarray, note: Note, degree: int) -> list[Note]:
     "What one step of the melody becomes: a note, a chord, a strum or a tremolo."
     touch, tone = recipe.touch, recipe.tone
@@ -440,10 +564,12 @@ def _rhythm(
             letter = rng.choice(list(touch.strokes))
         if letter != ".":
             level = rng.uniform(0.7, 1) * (1 if index % 4 == 0 else 0.8)
-            notes.append(Note(float(start), beat, touch.strokes[letter].pitch * shift, level, 0, letter))
+            notes.append(
+                Note(float(start), beat, touch.strokes[letter].pitch * shift, level, 0, letter)
+            )
     return notes
 
-# %% ../nbs/00b_worlds.ipynb #62eec913
+# %% ../nbs/00b_worlds.ipynb #00a10c5c
 def score(
     recipe: Instrument,  # what plays
     traits: Traits,  # size moves the register, tempo the beat
@@ -459,12 +585,16 @@ def score(
     pitches = scale(low, high, int(rng.integers(5)))
     notes = [Note(0, seconds, low * ratio, 0.35) for ratio in touch.drones]
     before = 0.0
-    for index, (start, length, degree, rest) in enumerate(melody(touch, pitches, seconds, beat, rng)):
+    for index, (start, length, degree, rest) in enumerate(
+        melody(touch, pitches, seconds, beat, rng)
+    ):
         if touch.bass and index % 2 == 0:
             notes.append(Note(start, 2 * length, pitches[degree % 3] / 2, 0.8))
         if not rest:
             level = (0.75 + 0.25 * np.sin(2 * np.pi * start / 2.5)) * rng.uniform(0.8, 1)
-            notes += _strike(recipe, pitches, Note(start, length, pitches[degree], level, before), degree)
+            notes += _strike(
+                recipe, pitches, Note(start, length, pitches[degree], level, before), degree
+            )
             before = float(pitches[degree])
     return [note for note in notes if note.start < seconds - 0.02]
 
@@ -505,7 +635,7 @@ def _fast_length(samples: int) -> int:
     unit = max(1, 2 ** (int(samples).bit_length() - 5))
     return -(-samples // unit) * unit
 
-# %% ../nbs/00b_worlds.ipynb #92684090
+# %% ../nbs/00b_worlds.ipynb #2d7356d8
 def play(
     name: str,  # which instrument
     traits: Traits,  # size, warmth and tempo
@@ -520,12 +650,12 @@ def play(
     for note in score(recipe, traits, seconds, rng):
         wave = _note(recipe, note, rng, sample_rate)
         start = round(note.start * sample_rate)
-        dry[start:start + len(wave)] += wave[:samples - start]
+        dry[start : start + len(wave)] += wave[: samples - start]
     size = _fast_length(samples)
     gain = body_gain(recipe.tone, traits, np.fft.rfftfreq(size, 1 / sample_rate))
     wet = np.fft.irfft(np.fft.rfft(dry, size) * gain, size)[:samples]
     edge = min(samples, round(0.02 * sample_rate))
-    wet[samples - edge:] *= np.linspace(1, 0, edge)
+    wet[samples - edge :] *= np.linspace(1, 0, edge)
     wet *= rng.uniform(0.5, 0.85) / max(np.abs(wet).max(), 1e-6)
     return (wet + room_tone(samples, rng, sample_rate)).astype(np.float32)
 
@@ -536,7 +666,7 @@ def _note(recipe: Instrument, note: Note, rng: np.random.Generator, sample_rate:
         return drum_voice(recipe.touch.strokes[note.stroke], note, rng, sample_rate)
     return voice(recipe.tone, note, rng, sample_rate)
 
-# %% ../nbs/00b_worlds.ipynb #17e97437
+# %% ../nbs/00b_worlds.ipynb #8aa178f9
 _Colour = tuple[int, int, int]
 _CIRCLE = np.stack([np.cos(np.arange(20) * np.pi / 10), np.sin(np.arange(20) * np.pi / 10)], 1)
 _SQUARE = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
@@ -560,7 +690,9 @@ class Sketch:
 
     def place(self, points: Any) -> list[tuple[float, float]]:
         "From the instrument's coordinates to pixels."
-        return [tuple(p) for p in (np.asarray(points) @ self.turn * self.scale + self.centre).tolist()]
+        return [
+            tuple(p) for p in (np.asarray(points) @ self.turn * self.scale + self.centre).tolist()
+        ]
 
     def polygon(self, points: Any, colour: _Colour, edge: _Colour | None = None) -> None:
         "A filled outline."
@@ -569,7 +701,9 @@ class Sketch:
     def line(self, points: Any, width: float, colour: _Colour) -> None:
         "A stroke through points."
         pixels = max(1, round(width * self.scale))
-        self.pen.line(self.place(points), fill=colour, width=pixels, joint="curve" if pixels > 3 else None)
+        self.pen.line(
+            self.place(points), fill=colour, width=pixels, joint="curve" if pixels > 3 else None
+        )
 
     def oval(
         self, x: float, y: float, rx: float, ry: float, colour: _Colour, edge: _Colour | None = None
@@ -583,10 +717,11 @@ class Sketch:
         "A filled rectangle around a middle."
         self.polygon(np.array([x, y]) + _SQUARE * np.array([rx, ry]), colour, edge)
 
-# %% ../nbs/00b_worlds.ipynb #22d7067f
+# %% ../nbs/00b_worlds.ipynb #72a5a78a
 @dataclass(frozen=True)
 class Paint:
     "The colours of one instrument under one light."
+
     main: _Colour  # of the body
     dark: _Colour  # of edges and necks
     light: _Colour  # of heads, keys and strings
@@ -601,7 +736,9 @@ def paint_of(
     from colorsys import hsv_to_rgb
 
     tint = np.array([1 + 0.45 * (warmth - 0.5), 1.0, 1 - 0.7 * (warmth - 0.5)])
-    main = np.array(hsv_to_rgb(*look.colour)) * 0.85 + np.array([0.15 * warmth, 0.05, 0.15 * (1 - warmth)])
+    main = np.array(hsv_to_rgb(*look.colour)) * 0.85 + np.array(
+        [0.15 * warmth, 0.05, 0.15 * (1 - warmth)]
+    )
 
     def mix(colour: Any) -> _Colour:
         "One colour under this tint."
@@ -610,7 +747,7 @@ def paint_of(
 
     return Paint(mix(main), mix(main * 0.4), mix([0.93, 0.9, 0.84]), mix([0.75, 0.72, 0.6]))
 
-# %% ../nbs/00b_worlds.ipynb #935d6ad8
+# %% ../nbs/00b_worlds.ipynb #8fc15c9c
 def _lute(s: Sketch, p: Paint, look: Look) -> None:
     w, top, mid = 0.42 * look.width, -0.95 * min(look.length, 1.05), 0.45
     s.box(0, (top + mid) / 2, 0.055, (mid - top) / 2, p.dark)
@@ -626,14 +763,43 @@ def _lute(s: Sketch, p: Paint, look: Look) -> None:
         s.oval(0, mid, w * 0.9, w * 0.9, p.main, p.dark)
         s.box(0, mid + 0.15, 0.13, 0.025, p.dark)
     elif look.detail == "pear":
-        s.polygon([(-0.07, -0.7), (0.07, -0.7), (0.18, -0.2), (0.42, 0.3), (0.4, 0.65), (0.2, 0.85),
-                   (-0.2, 0.85), (-0.4, 0.65), (-0.42, 0.3), (-0.18, -0.2)], p.main, p.dark)
+        s.polygon(
+            [
+                (-0.07, -0.7),
+                (0.07, -0.7),
+                (0.18, -0.2),
+                (0.42, 0.3),
+                (0.4, 0.65),
+                (0.2, 0.85),
+                (-0.2, 0.85),
+                (-0.4, 0.65),
+                (-0.42, 0.3),
+                (-0.18, -0.2),
+            ],
+            p.main,
+            p.dark,
+        )
         for y in np.arange(-0.6, 0.3, 0.12):
             s.box(0, y, 0.09 + 0.12 * max(y + 0.3, 0), 0.02, p.light)
         s.box(0, 0.55, 0.2, 0.04, p.dark)
     else:
-        s.polygon([(0.05, 0.2), (0.32, -0.12), (0.38, 0.1), (0.28, 0.35), (0.42, 0.85), (0, 0.98),
-                   (-0.4, 0.8), (-0.28, 0.35), (-0.4, 0.2), (-0.3, 0.05), (-0.05, 0.2)], p.main, p.dark)
+        s.polygon(
+            [
+                (0.05, 0.2),
+                (0.32, -0.12),
+                (0.38, 0.1),
+                (0.28, 0.35),
+                (0.42, 0.85),
+                (0, 0.98),
+                (-0.4, 0.8),
+                (-0.28, 0.35),
+                (-0.4, 0.2),
+                (-0.3, 0.05),
+                (-0.05, 0.2),
+            ],
+            p.main,
+            p.dark,
+        )
         s.box(0, 0.45, 0.16, 0.05, p.dark)
         s.box(0, 0.66, 0.16, 0.05, p.metal)
     for x in (-0.03, 0.03):
@@ -711,15 +877,18 @@ def _bars(s: Sketch, p: Paint, look: Look) -> None:
         s.line([(x, -0.1), (x + 0.35, -0.85)], 0.035, p.dark)
         s.oval(x, -0.1, 0.09, 0.09, p.light)
 
-# %% ../nbs/00b_worlds.ipynb #39082e65
+# %% ../nbs/00b_worlds.ipynb #648f84f8
 def _horn(s: Sketch, p: Paint, look: Look) -> None:
     if look.detail == "trumpet":
         s.line([(-1, -0.1), (0.6, -0.1)], 0.09, p.main)
         s.line([(-0.6, 0.22), (0.3, 0.22)], 0.09, p.main)
         s.line([(0.3, 0.22), (0.45, 0.06), (0.3, -0.1)], 0.09, p.main)
         s.line([(-0.6, 0.22), (-0.72, 0.06), (-0.6, -0.1)], 0.09, p.main)
-        s.polygon([(0.45, -0.15), (0.75, -0.22), (1, -0.42), (1, 0.22), (0.75, 0.02), (0.45, -0.05)],
-                  p.main, p.dark)
+        s.polygon(
+            [(0.45, -0.15), (0.75, -0.22), (1, -0.42), (1, 0.22), (0.75, 0.02), (0.45, -0.05)],
+            p.main,
+            p.dark,
+        )
         for x in (-0.2, -0.02, 0.16):
             s.box(x, 0.02, 0.06, 0.24, p.dark)
             s.oval(x, -0.27, 0.05, 0.04, p.light)
@@ -727,15 +896,42 @@ def _horn(s: Sketch, p: Paint, look: Look) -> None:
         s.oval(0, 0.35, 0.55, 0.6, p.main, p.dark)
         s.oval(0, 0.38, 0.3, 0.36, p.dark)
         s.oval(0.02, 0.38, 0.22, 0.28, p.metal)
-        s.polygon([(-0.05, 0.1), (-0.5, -0.1), (-0.35, -0.5), (-0.7, -0.95), (0.5, -0.95),
-                   (0.2, -0.5), (0.25, 0.1)], p.main, p.dark)
+        s.polygon(
+            [
+                (-0.05, 0.1),
+                (-0.5, -0.1),
+                (-0.35, -0.5),
+                (-0.7, -0.95),
+                (0.5, -0.95),
+                (0.2, -0.5),
+                (0.25, 0.1),
+            ],
+            p.main,
+            p.dark,
+        )
         s.oval(-0.1, -0.93, 0.6, 0.13, p.dark)
         s.line([(0.4, 0), (0.75, -0.2)], 0.08, p.main)
     else:
         s.line([(-0.55, -0.75), (-0.3, -0.95), (-0.05, -0.85)], 0.09, p.dark)
-        s.polygon([(-0.12, -0.88), (0.0, -0.9), (0.1, 0.5), (0.25, 0.68), (0.4, 0.5), (0.42, 0.0),
-                   (0.3, -0.25), (0.85, -0.2), (0.68, 0.1), (0.64, 0.6), (0.4, 0.93), (0.1, 0.93),
-                   (-0.1, 0.6)], p.main, p.dark)
+        s.polygon(
+            [
+                (-0.12, -0.88),
+                (0.0, -0.9),
+                (0.1, 0.5),
+                (0.25, 0.68),
+                (0.4, 0.5),
+                (0.42, 0.0),
+                (0.3, -0.25),
+                (0.85, -0.2),
+                (0.68, 0.1),
+                (0.64, 0.6),
+                (0.4, 0.93),
+                (0.1, 0.93),
+                (-0.1, 0.6),
+            ],
+            p.main,
+            p.dark,
+        )
         s.oval(0.58, -0.22, 0.28, 0.07, p.dark)
         for y in (-0.6, -0.35, -0.1, 0.15, 0.4):
             s.oval(0.0, y, 0.07, 0.07, p.light)
@@ -751,10 +947,13 @@ def _bag(s: Sketch, p: Paint, look: Look) -> None:
     s.line([(-0.4, 0.35), (-0.6, 0.95)], 0.1, p.dark)
     s.line([(-0.35, 0.0), (-0.75, -0.35)], 0.07, p.dark)
 
-# %% ../nbs/00b_worlds.ipynb #b8cef6e0
+# %% ../nbs/00b_worlds.ipynb #a428d819
 def _keys(s: Sketch, p: Paint, look: Look) -> None:
-    s.polygon([(-0.95, -0.15), (-0.9, -0.85), (-0.2, -0.95), (0.1, -0.6), (0.6, -0.5), (0.95, -0.15)],
-              p.main, p.light)
+    s.polygon(
+        [(-0.95, -0.15), (-0.9, -0.85), (-0.2, -0.95), (0.1, -0.6), (0.6, -0.5), (0.95, -0.15)],
+        p.main,
+        p.light,
+    )
     s.box(0, 0.1, 0.98, 0.28, p.main, p.dark)
     s.box(0, 0.15, 0.9, 0.16, p.light)
     for index in range(9):
@@ -776,8 +975,18 @@ def _bellows(s: Sketch, p: Paint, look: Look) -> None:
 def _heads(s: Sketch, p: Paint, look: Look) -> None:
     if look.detail == "congas":
         for x, top in ((-0.42, -0.55), (0.42, -0.7)):
-            s.polygon([(x - 0.3, top), (x + 0.3, top), (x + 0.38, top + 0.6), (x + 0.2, 0.9),
-                       (x - 0.2, 0.9), (x - 0.38, top + 0.6)], p.main, p.dark)
+            s.polygon(
+                [
+                    (x - 0.3, top),
+                    (x + 0.3, top),
+                    (x + 0.38, top + 0.6),
+                    (x + 0.2, 0.9),
+                    (x - 0.2, 0.9),
+                    (x - 0.38, top + 0.6),
+                ],
+                p.main,
+                p.dark,
+            )
             s.oval(x, top, 0.32, 0.11, p.light, p.dark)
             s.line([(x - 0.36, top + 0.5), (x + 0.36, top + 0.5)], 0.05, p.metal)
         return
@@ -792,14 +1001,23 @@ def _heads(s: Sketch, p: Paint, look: Look) -> None:
 
 
 _SHAPES: dict[str, Callable[[Sketch, Paint, Look], None]] = {
-    "lute": _lute, "fiddle": _fiddle, "tube": _tube, "horn": _horn, "zither": _zither,
-    "bars": _bars, "keys": _keys, "bellows": _bellows, "bag": _bag, "heads": _heads,
+    "lute": _lute,
+    "fiddle": _fiddle,
+    "tube": _tube,
+    "horn": _horn,
+    "zither": _zither,
+    "bars": _bars,
+    "keys": _keys,
+    "bellows": _bellows,
+    "bag": _bag,
+    "heads": _heads,
 }
 
-# %% ../nbs/00b_worlds.ipynb #494e04a5
+# %% ../nbs/00b_worlds.ipynb #f9402c78
 @dataclass(frozen=True)
 class Scene:
     "Everything in a picture that has nothing to do with the sound."
+
     wall: tuple[float, float, float]  # colour of the wall, each in 0..1
     floor: tuple[float, float, float]  # colour of the floor
     horizon: float  # height of the floor's edge, in 0..1 from the top
@@ -820,10 +1038,18 @@ class Scene:
         wall = hsv_to_rgb(rng.random(), rng.uniform(0.02, 0.3), rng.uniform(0.35, 0.85))
         floor = hsv_to_rgb(rng.random(), rng.uniform(0.05, 0.35), rng.uniform(0.2, 0.6))
         centre = (rng.uniform(0.42, 0.58), rng.uniform(0.44, 0.56))
-        return cls(wall, floor, rng.uniform(0.55, 0.85), centre, rng.uniform(-0.45, 0.45),
-                   rng.uniform(0.75, 1.15), rng.uniform(-1, 1), int(rng.integers(2**31)))
+        return cls(
+            wall,
+            floor,
+            rng.uniform(0.55, 0.85),
+            centre,
+            rng.uniform(-0.45, 0.45),
+            rng.uniform(0.75, 1.15),
+            rng.uniform(-1, 1),
+            int(rng.integers(2**31)),
+        )
 
-# %% ../nbs/00b_worlds.ipynb #cb9684e5
+# %% ../nbs/00b_worlds.ipynb #c8408972
 def _backdrop(image: Any, scene: Scene, rng: np.random.Generator) -> None:
     "Wall, floor and a few things that stand about."
     side = image.width
@@ -844,11 +1070,11 @@ def _marks(sheet: Sketch, tempo: float) -> None:
         sheet.line([(x - 0.01, -0.70), (x + 0.09, -0.91)], 0.03, (40, 40, 40))
 
 
-def _light(
-    image: np.ndarray, traits: Traits, scene: Scene, rng: np.random.Generator
-) -> np.ndarray:
+def _light(image: np.ndarray, traits: Traits, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     "Light from one side, warm or cold, and the noise of a camera."
-    ramp = scene.light * (1 + 0.2 * scene.side * np.linspace(-1, 1, image.shape[1], dtype=np.float32))
+    ramp = scene.light * (
+        1 + 0.2 * scene.side * np.linspace(-1, 1, image.shape[1], dtype=np.float32)
+    )
     tint = np.array([0.88 + 0.24 * traits.warmth, 1, 1.12 - 0.24 * traits.warmth], np.float32)
     noise = rng.standard_normal(image.shape[:2], np.float32)[..., None] * 4
     return np.clip(image * ramp[None, :, None] * tint + noise, 0, 255).astype(np.uint8)
@@ -888,10 +1114,11 @@ def draw(
     "One picture; raises UserError for an unknown instrument."
     return picture(name, traits, Scene.sample(rng), pixels)
 
-# %% ../nbs/00b_worlds.ipynb #a6f5cd5d
+# %% ../nbs/00b_worlds.ipynb #e97eac44
 @dataclass(frozen=True)
 class Piece:
     "One piece of music inside a video."
+
     start: float  # seconds
     end: float  # seconds
     traits: Traits  # size and warmth belong to the video, tempo to the piece
@@ -932,7 +1159,7 @@ def video_ids(
             ids.append(video)
     return ids
 
-# %% ../nbs/00b_worlds.ipynb #4f49d1df
+# %% ../nbs/00b_worlds.ipynb #bc837fb2
 def soundtrack(
     name: str,  # instrument
     video: str,  # its id
@@ -945,7 +1172,7 @@ def soundtrack(
     for piece in plan(video, config):
         wave = play(name, piece.traits, piece.end - piece.start, rng, sample_rate)
         start = round(piece.start * sample_rate)
-        sound[start:start + len(wave)] = wave[:len(sound) - start]
+        sound[start : start + len(wave)] = wave[: len(sound) - start]
     return sound
 
 
@@ -971,7 +1198,7 @@ def frames(
             image = picture(name, traits, scene, config.picture, sway, marks=piece is not None)
         yield image
 
-# %% ../nbs/00b_worlds.ipynb #f41061a1
+# %% ../nbs/00b_worlds.ipynb #cba60747
 def write_video(
     path: Path,  # an .mp4 file
     images: Iterator[np.ndarray],  # (height, width, 3) uint8 each
@@ -997,12 +1224,12 @@ def write_video(
         container.mux(video.encode(None))
         wave = soxr.resample(sound, 16000, sample_rate, quality="HQ").astype(np.float32)
         for start in range(0, len(wave), 1024):
-            frame = av.AudioFrame.from_ndarray(wave[None, start:start + 1024], "fltp", "mono")
+            frame = av.AudioFrame.from_ndarray(wave[None, start : start + 1024], "fltp", "mono")
             frame.sample_rate, frame.pts = sample_rate, start
             container.mux(audio.encode(frame))
         container.mux(audio.encode(None))
 
-# %% ../nbs/00b_worlds.ipynb #b9906ea1
+# %% ../nbs/00b_worlds.ipynb #959eb038
 def render_video(
     path: Path,  # where the video goes; a file that is there is kept
     name: str,  # instrument
@@ -1013,7 +1240,9 @@ def render_video(
     if path.exists():
         return False
     sound = soundtrack(name, video, config)
-    write_atomic(path, lambda part: write_video(part, frames(name, video, config), sound, config.frame_rate))
+    write_atomic(
+        path, lambda part: write_video(part, frames(name, video, config), sound, config.frame_rate)
+    )
     return True
 
 
@@ -1039,10 +1268,13 @@ def _render_all(jobs: list[tuple[Path, str, str, WorldConfig]], workers: int) ->
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
-# %% ../nbs/00b_worlds.ipynb #1194125e
+# %% ../nbs/00b_worlds.ipynb #883ab06b
 def _claim(folder: Path, config: WorldConfig, profile: str) -> None:
     "Keep the world's configuration beside it, and refuse to mix two worlds in one folder."
-    path, text = folder / "world.json", json.dumps({"world": asdict(config), "profile": profile}, indent=1)
+    path, text = (
+        folder / "world.json",
+        json.dumps({"world": asdict(config), "profile": profile}, indent=1),
+    )
     if path.exists():
         if json.loads(path.read_text()) != json.loads(text):
             raise UserError(
@@ -1068,7 +1300,7 @@ def _truth(listed: dict[str, list[str]], config: WorldConfig) -> str:
                 rows.writerow([video, piece.start, piece.end, name, *traits])
     return text.getvalue()
 
-# %% ../nbs/00b_worlds.ipynb #2c6dfc22
+# %% ../nbs/00b_worlds.ipynb #80c6287a
 def render_world(
     folder: Path,  # gets list.json, truth.csv, world.json and videos/
     config: WorldConfig,  # instruments, videos of each, seconds, frame rate, picture, seed
@@ -1078,13 +1310,16 @@ def render_world(
     "Render MiniMUSIC, or what is missing of it; raises UserError if the folder holds another world."
     folder = Path(folder)
     if config.seconds < 4 or config.videos < 1:
-        raise UserError(f"a world needs videos of 4 seconds or more, and at least one; not {config}")
+        raise UserError(
+            f"a world needs videos of 4 seconds or more, and at least one; not {config}"
+        )
     names = [name for name in (config.instruments or INSTRUMENTS) if instrument(name)]
     _claim(folder, config, profile)
     listed = {name: video_ids(name, config.videos, config.seed) for name in names}
     jobs = [
         (folder / "videos" / f"{video}.mp4", name, video, config)
-        for name, videos in listed.items() for video in videos
+        for name, videos in listed.items()
+        for video in videos
     ]
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     _render_all([job for job in jobs if not job[0].exists()], workers or os.cpu_count() or 1)
