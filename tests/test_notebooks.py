@@ -1,0 +1,34 @@
+"""The notebooks run: all of them through nbdev_test, the run notebooks from nothing at smoke size through papermill."""
+import json
+from pathlib import Path
+
+from conftest import BIN, ROOT, RUN_NOTEBOOKS, SmokeRun, run, state
+
+
+def test_nbdev_test(tmp_path: Path) -> None:
+    before = state("reports", "data", "nbs")
+    run(BIN / "nbdev_test", "--n_workers", 2, "--timing", CLIPSYNTH_REPORTS=tmp_path)
+    assert state("reports", "data", "nbs") == before
+
+
+def test_smoke_run_starts_from_nothing(smoke_run: SmokeRun) -> None:
+    """Videos were rendered, networks trained a few steps, everything evaluated, in a room of their own."""
+    assert [path.name for path in smoke_run.data.iterdir()] == ["smoke"]
+    assert list((smoke_run.data / "smoke").rglob("*.mp4"))
+    models = {path.stem for path in (smoke_run.data / "smoke/weights").rglob("*.safetensors")}
+    assert models >= {"clipsynth", "clipsynth-text", "hifigan", "miniclip", "audio-net", "mel-net"}
+
+
+def test_smoke_run_leaves_mini_alone(smoke_run: SmokeRun) -> None:
+    assert smoke_run.untouched
+    assert [path.name for path in smoke_run.reports.iterdir()] == ["smoke"]
+
+
+def test_smoke_run_reports_what_mini_reports(smoke_run: SmokeRun) -> None:
+    made = json.loads((smoke_run.reports / "smoke/provenance.json").read_text(encoding="utf-8"))
+    committed = json.loads((ROOT / "reports/provenance.json").read_text(encoding="utf-8"))
+    assert {entry["profile"] for entry in made.values()} == {"smoke"}
+    assert all((smoke_run.reports / "smoke" / name).stat().st_size for name in made)
+    assert {entry["notebook"] for entry in made.values()} == set(RUN_NOTEBOOKS)
+    tables = {name for name, entry in committed.items() if name.endswith(".csv") and entry["notebook"] in RUN_NOTEBOOKS}
+    assert tables <= set(made)
