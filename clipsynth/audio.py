@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AUDIO', 'FLOOR', 'LOW', 'HIGH', 'log_mel', 'show_mel', 'frames_of', 'samples_of', 'normalize', 'denormalize',
-           'load_audio', 'save_audio', 'to_int16']
+           'load_audio', 'save_audio', 'sound_format', 'to_int16']
 
 # %% ../nbs/00a_audio.ipynb #3a5994a6
 from functools import lru_cache
@@ -116,7 +116,7 @@ def denormalize(
     "The inverse of `normalize`."
     return (mel + 1) / 2 * (HIGH - LOW) + LOW
 
-# %% ../nbs/00a_audio.ipynb #ee45f992
+# %% ../nbs/00a_audio.ipynb #962b3589
 def load_audio(
     path: str | Path,
     sample_rate: int = AUDIO.sample_rate,
@@ -143,12 +143,20 @@ def save_audio(
     "Write mono sound as 16-bit samples, atomically; raises `UserError` where it cannot be written."
     import soundfile
 
-    kind = Path(path).suffix.lstrip(".").upper()
-    if kind not in ("WAV", "FLAC", "OGG"):
-        raise UserError(f"cannot write {path}: name a file that ends in .wav, .flac or .ogg")
+    kind = sound_format(path)
     file = BytesIO()
     soundfile.write(file, to_int16(waveform), sample_rate, format=kind)
     return write_atomic(path, lambda part: part.write_bytes(file.getvalue()))
+
+
+def sound_format(
+    path: str | Path,
+) -> str:  # "WAV", "FLAC" or "OGG"
+    "The format that a file name asks for; raises `UserError` for another one."
+    kind = Path(path).suffix.lstrip(".").upper()
+    if kind not in ("WAV", "FLAC", "OGG"):
+        raise UserError(f"cannot write {path}: name a file that ends in .wav, .flac or .ogg")
+    return kind
 
 
 def to_int16(

@@ -133,7 +133,7 @@ class VocoderConfig:
     segment: int = 32_768  # samples per training example: the author's 32 frames
     discriminator_scale: float = 1.0  # width of the discriminators; 1 is the paper's
 
-# %% ../nbs/00_core.ipynb #af5167c6
+# %% ../nbs/00_core.ipynb #bd8ad1b6
 @dataclass(frozen=True)
 class TrainConfig:
     "How one model is optimised; the defaults are the improved-DDPM recipe."
@@ -153,6 +153,15 @@ class TrainConfig:
     log_every: int = 100
     save_seconds: float = 300.0  # resumable state at least this often
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        "Refuse what would be ignored or never end; raises `UserError`."
+        if self.steps < 1 or self.batch < 1 or self.log_every < 1:
+            raise UserError(f"training: steps {self.steps}, batch {self.batch}: at least 1 each")
+        if self.precision not in ("bf16", "fp32"):
+            raise UserError(f"training: precision {self.precision!r} is neither bf16 nor fp32")
+        if self.decay not in ("constant", "cosine", "step"):
+            raise UserError(f"training: decay {self.decay!r} is not constant, cosine or step")
 
 
 @dataclass(frozen=True)
@@ -354,7 +363,7 @@ def reports_dir(
 def _name(profile: str | Profile) -> str:
     return profile if isinstance(profile, str) else profile.name
 
-# %% ../nbs/00_core.ipynb #20e48ab2
+# %% ../nbs/00_core.ipynb #85e2a0b1
 def room(
     profile: str | Profile,
 ) -> Path:  # the data folder itself, or its `smoke` sub-folder
@@ -388,7 +397,7 @@ def weights_file(
     "The published weights of a model; falls back to those committed in the checkout."
     inside = Path("weights", dataset or "", f"{model}.safetensors")
     path = room(profile) / inside
-    if new or path.exists() or _name(profile) == "smoke":
+    if new or path.exists() or _name(profile) != "mini":
         return path
     committed = repo_root() / "data" / inside
     return committed if committed.exists() else path

@@ -7,7 +7,7 @@ __all__ = ['Trials', 'draw_trials', 'reference_windows', 'windows_of', 'Judges',
            'sampler_digest', 'weights_digests', 'Bench', 'queries', 'generated', 'reference', 'asked', 'retrieved',
            'reconstructed', 'Scores', 'score', 'show_estimate', 'verdict']
 
-# %% ../nbs/04_eval.ipynb #80d9fa6a
+# %% ../nbs/04_eval.ipynb #bc51f0f1
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -46,6 +46,7 @@ from clipsynth.metrics import (
     load_audio_net,
     load_mel_net,
 )
+from .query import as_condition, prompt
 from .synth import Synthesizer, published
 from .train import frame_in_window
 
@@ -101,7 +102,7 @@ def windows_of(
     waveforms = torch.from_numpy(sound.astype(np.float32) / 32_767)
     return waveforms, normalize(log_mel(waveforms))
 
-# %% ../nbs/04_eval.ipynb #f636a3e7
+# %% ../nbs/04_eval.ipynb #f0ffe579
 @dataclass
 class Judges:
     "The two metric networks; what they see of a set of sounds is all that the tables need."
@@ -113,7 +114,12 @@ class Judges:
         self,
         names: np.ndarray,  # (n,), class names
     ) -> np.ndarray:  # (n,), their places in the list of classes
-        "Class names as small numbers."
+        "Class names as small numbers; raises `UserError` for a class the judges do not know."
+        unknown = sorted(set(names) - set(self.audio.classes))
+        if unknown:
+            raise UserError(
+                f"the judges never heard {', '.join(unknown)}: add training videos of it"
+            )
         return np.searchsorted(self.audio.classes, names).astype(np.int16)
 
     def note(
@@ -147,7 +153,7 @@ def load_judges(
         load_mel_net(published(profile, dataset, "mel-net")),
     )
 
-# %% ../nbs/04_eval.ipynb #e354adb5
+# %% ../nbs/04_eval.ipynb #d17b5578
 def dataset_digest(
     profile: Profile,
     dataset: str,
@@ -160,11 +166,18 @@ def dataset_digest(
 
 @lru_cache(maxsize=1)
 def sampler_digest() -> str:
-    "The code that turns a query into notes: network, process, vocoder, mel and judges."
+    "The code between a query and the notes: prompt, network, process, vocoder, baselines, judges."
     parts: list[Any] = [
         log_mel,
         normalize,
         denormalize,
+        prompt,
+        as_condition,
+        frame_in_window,
+        windows_of,
+        reference_windows,
+        CLIPRetriever,
+        hifigan_reconstruction,
         Synthesizer.mels,
         Synthesizer.waveforms,
         MetricNet,
@@ -174,7 +187,7 @@ def sampler_digest() -> str:
         Judges.note,
         draw_trials,
     ]
-    modules = ["clipsynth.unet", "clipsynth.diffusion", "clipsynth.samplers"]
+    modules = ["clipsynth.unet", "clipsynth.diffusion", "clipsynth.samplers", "clipsynth.vocoder"]
     return code_digest(*modules, *(dedent(inspect.getsource(part)) for part in parts))
 
 
@@ -302,12 +315,12 @@ def generated(
 
     return bench.record(name, compute, model, **extra)
 
-# %% ../nbs/04_eval.ipynb #629fde80
+# %% ../nbs/04_eval.ipynb #25c2aa0d
 def reference(
     bench: Bench,
     split: str = "test",
 ) -> dict[str, np.ndarray]:
-    "Notes on real sound, with the label and the video of each window, and the trials' own windows for pictures."
+    "Notes on real sound, with the label and the video of each window."
 
     def compute() -> dict[str, np.ndarray]:
         store = bench.store
@@ -316,12 +329,11 @@ def reference(
             pick = numpy_rng("train reference").permutation(len(row))[: bench.profile.eval.samples]
             row, start = row[pick], start[pick]
         notes = bench.judges.note(*windows_of(store, row, start))
-        names = np.array(bench.judges.audio.classes)
         label = store.kept["label"].to_numpy().astype(str)[row]
         video = np.unique(store.kept["video"].to_numpy().astype(str)[row], return_inverse=True)[1]
         return {
             **notes,
-            "label": np.searchsorted(names, label).astype(np.int16),
+            "label": bench.judges.index(label),
             "video": video.astype(np.int32),
         }
 
@@ -340,7 +352,7 @@ def asked(
         mels = windows_of(store, trials.row[shown], trials.start[shown])[1]
         return {
             "video": np.unique(video[trials.row], return_inverse=True)[1].astype(np.int32),
-            "label": np.searchsorted(names, trials.label).astype(np.int16),
+            "label": bench.judges.index(trials.label),
             "examples": mels.numpy().astype(np.float16),
             "picture": store.frames[trials.row[shown], trials.second[shown]],
             "names": np.frombuffer("\n".join(names).encode(), dtype=np.uint8),

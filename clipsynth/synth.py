@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SAMPLERS', 'Synthesizer', 'published', 'load_denoiser', 'checked', 'load_picture', 'main']
 
-# %% ../nbs/03a_synth.ipynb #ba4df895
+# %% ../nbs/03a_synth.ipynb #49e3b7cf
 import argparse
 import sys
 from collections.abc import Callable, Sequence
@@ -26,8 +26,9 @@ from clipsynth.core import (
     pick_device,
     progress,
     weights_file,
+    write_atomic,
 )
-from .audio import AUDIO, denormalize, save_audio
+from .audio import AUDIO, denormalize, save_audio, sound_format
 from .diffusion import Diffusion
 from .query import QueryEncoder, as_condition, prompt
 from .samplers import dpm_solver
@@ -189,7 +190,7 @@ def load_picture(
             f"cannot use {path} as an image query: {reason}; give a png or jpg file"
         ) from None
 
-# %% ../nbs/03a_synth.ipynb #95b8412a
+# %% ../nbs/03a_synth.ipynb #6dc1dfcf
 def _synth(options: argparse.Namespace) -> None:
     picture = load_picture(options.image) if options.image else None
     if picture is None:
@@ -197,19 +198,18 @@ def _synth(options: argparse.Namespace) -> None:
     if options.steps is not None and options.steps < 1:
         raise UserError(f"--steps {options.steps}: at least 1 is needed")
     _check_output(options.output)
-    synthesizer = Synthesizer(options.weights, options.model, options.profile, options.device)
+    weights = options.weights or get_profile(options.profile).datasets[0]
+    synthesizer = Synthesizer(weights, options.model, options.profile, options.device)
     save_audio(options.output, synthesizer(options.query, picture, options.seed, options.steps))
 
 
 def _check_output(path: str) -> None:
-    "Fail before minutes of work, not after them."
-    save_audio(path, np.zeros(0)) if not Path(path).exists() else None
-    if not Path(path).is_file():
+    "Fail before minutes of work, not after them; the file itself is not touched."
+    target = Path(path)
+    sound_format(target)
+    if target.exists() and not target.is_file():
         raise UserError(f"cannot write {path}: it is not a file")
-    with open(path, "ab") as file:
-        empty = file.tell() <= 100
-    if empty:
-        Path(path).unlink()
+    write_atomic(target.with_name(f".{target.name}.try"), lambda part: part.touch()).unlink()
 
 
 def _world(options: argparse.Namespace) -> None:
@@ -219,7 +219,10 @@ def _world(options: argparse.Namespace) -> None:
     profile = get_profile(options.profile)
     print(
         render_world(
-            dataset_dir(profile, options.dataset), profile.world, profile.name, options.workers
+            dataset_dir(profile, options.dataset or profile.datasets[0]),
+            profile.world,
+            profile.name,
+            options.workers,
         )
     )
 
@@ -227,9 +230,8 @@ def _world(options: argparse.Namespace) -> None:
 def _prep(options: argparse.Namespace) -> None:
     from clipsynth.data import prepare_dataset, reasons
 
-    store = prepare_dataset(
-        options.dataset, options.profile, options.workers, device=options.device
-    )
+    dataset = options.dataset or get_profile(options.profile).datasets[0]
+    store = prepare_dataset(dataset, options.profile, options.workers, device=options.device)
     print(reasons(store.manifest).to_string(index=False))
 
 
@@ -245,12 +247,14 @@ def _train(options: argparse.Namespace) -> None:
         raise UserError(f"{wrong[0]!r} is no setting: write name=value, for example steps=1000")
     changes = dict(word.split("=", 1) for word in words)
     profile = get_profile(options.profile)
-    path = train(options.model, dataset or profile.datasets[0], profile, options.device, **changes)
+    path = train(
+        options.model, dataset or profile.datasets[0], profile, options.device, changes=changes
+    )
     print(path or "stopped; the same command goes on from here")
     if path is None:
         raise KeyboardInterrupt
 
-# %% ../nbs/03a_synth.ipynb #4a641e26
+# %% ../nbs/03a_synth.ipynb #64a64712
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "clipsynth", description="Text-queried sound synthesis learned from unlabeled videos."
@@ -272,12 +276,14 @@ def _parser() -> argparse.ArgumentParser:
     synth.add_argument("--image", help="a picture to use as the query")
     synth.add_argument("--seed", type=int, default=0)
     synth.add_argument("--steps", type=int, help="evaluations of the network")
-    synth.add_argument("--weights", default="mini-music", help="whose weights: a dataset's name")
+    synth.add_argument(
+        "--weights", help="whose weights: a dataset's name, the profile's first by default"
+    )
     synth.add_argument("--model", default="clipsynth", help="clipsynth (default) or clipsynth-text")
     world = verb("world", _world, "Render the videos of a mini world.")
     prep = verb("prep", _prep, "Make the feature store of a dataset.")
     for sub in (world, prep):
-        sub.add_argument("dataset", nargs="?", default="mini-music")
+        sub.add_argument("dataset", nargs="?", help="the profile's first by default")
         sub.add_argument("--workers", type=int, help="processes; every core by default")
     train = verb("train", _train, "Train a model, or go on training it.")
     train.add_argument(

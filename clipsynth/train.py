@@ -7,7 +7,7 @@ __all__ = ['Losses', 'TASKS', 'Task', 'DiffusionTask', 'frame_in_window', 'label
            'learning_rate', 'ema_factor', 'Trainer', 'save_state', 'load_state', 'write_log', 'stop_requested', 'run',
            'train', 'configured', 'publish', 'ensure']
 
-# %% ../nbs/03_train.ipynb #4e0a74b6
+# %% ../nbs/03_train.ipynb #de37b932
 import copy
 import csv
 import io
@@ -15,6 +15,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Generator as Stream
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -187,7 +188,7 @@ def label_embeddings(
     table = torch.as_tensor(encoder.text([prompt(name, dataset) for name in names]))
     return table[[names.index(label) for label in labels]].to(device)
 
-# %% ../nbs/03_train.ipynb #93c362cb
+# %% ../nbs/03_train.ipynb #093313fb
 class VocoderTask:
     "HiFi-GAN [Kong et al. 2020] on the waveforms of a feature store."
 
@@ -247,8 +248,10 @@ class VocoderTask:
         adversarial = generator_loss(opinions)
         logs = {"mel": mel, "features": features, "adversarial": adversarial}
         loss = adversarial + FEATURE_WEIGHT * features + MEL_WEIGHT * mel
-        yield "generator", loss, {name: value.detach() for name, value in logs.items()}
-        judges.requires_grad_(True)
+        try:
+            yield "generator", loss, {name: value.detach() for name, value in logs.items()}
+        finally:
+            judges.requires_grad_(True)
 
 # %% ../nbs/03_train.ipynb #d55e758f
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -303,7 +306,7 @@ def ema_factor(
     "How much of the average is kept at a step, ramped so that short runs forget their start."
     return min(config.ema, (1 + step) / (10 + step))
 
-# %% ../nbs/03_train.ipynb #f57481c6
+# %% ../nbs/03_train.ipynb #867fc6ba
 class Trainer:
     "Optimises a task; knows nothing about what it trains."
 
@@ -326,6 +329,9 @@ class Trainer:
         self.average = (
             copy.deepcopy(self.modules[self.main]).requires_grad_(False) if config.ema else None
         )
+        if config.compile and self.device.type == "cuda":
+            for module in self.modules.values():
+                module.compile()
         self.optimisers = {name: self._optimiser(m) for name, m in self.modules.items()}
         free = {"log_every", "save_seconds"} | ({"steps"} if config.decay != "cosine" else set())
         task.step = 0  # a task may look at it
@@ -365,6 +371,7 @@ class Trainer:
             )
             if not np.isfinite(logs[f"loss_{name}"]):
                 self.skipped += 1
+                losses.close()
                 return {"skipped": 1.0}
             self._descend(name, loss)
         if self.average is not None:
@@ -393,7 +400,7 @@ class Trainer:
         for a, b in zip(self.average.buffers(), self.modules[self.main].buffers(), strict=True):
             a.copy_(b)
 
-# %% ../nbs/03_train.ipynb #5984e048
+# %% ../nbs/03_train.ipynb #71ad481d
 def _state(trainer: Trainer) -> dict[str, Any]:
     average = trainer.average.state_dict() if trainer.average is not None else {}
     return {
@@ -401,6 +408,7 @@ def _state(trainer: Trainer) -> dict[str, Any]:
         "step": trainer.step,
         "seconds": trainer.seconds,
         "rows": trainer.rows,
+        "skipped": trainer.skipped,
         "modules": {k: m.state_dict() for k, m in trainer.modules.items()},
         "average": average,
         "optimisers": {k: o.state_dict() for k, o in trainer.optimisers.items()},
@@ -433,6 +441,7 @@ def load_state(
             f"{path} belongs to a run with other settings or data: delete the folder, or restore the settings"
         )
     trainer.step, trainer.seconds, trainer.rows = state["step"], state["seconds"], state["rows"]
+    trainer.skipped = state["skipped"]
     for name, module in trainer.modules.items():
         module.load_state_dict(state["modules"][name])
         trainer.optimisers[name].load_state_dict(state["optimisers"][name])
@@ -513,14 +522,14 @@ def run(
     bar.close()
     save_state(trainer)
 
-# %% ../nbs/03_train.ipynb #bdaff9b3
+# %% ../nbs/03_train.ipynb #9a2161c0
 def train(
     model: str,  # a key of `TASKS`, e.g. "clipsynth"
     dataset: str | None,  # e.g. "mini-music"; ignored for MiniCLIP
     profile: Profile,
     device: str = "auto",
     until: int | None = None,  # stop early, resumable
-    **changes: Any,  # fields of `TrainConfig`, e.g. steps=1000
+    changes: dict[str, Any] | None = None,  # of `TrainConfig`, e.g. {"steps": 1000}
 ) -> Path | None:  # the published weights; None if stopped before the end
     "Train a model, or go on training it; raises `UserError`."
     if model not in TASKS or model not in profile.train:
@@ -528,7 +537,7 @@ def train(
             f"no model {model!r} in profile {profile.name}: choose one of {', '.join(profile.train)}"
         )
     dataset = None if model == "miniclip" else dataset
-    config, where = configured(profile.train[model], changes), pick_device(device)
+    config, where = configured(profile.train[model], changes or {}), pick_device(device)
     folder = runs_dir(profile, dataset, model)
     task = make_task(model, dataset, profile, config.seed, where)
     identity = {"model": model, "dataset": dataset, "profile": profile.name, "task": task.config()}
@@ -537,6 +546,21 @@ def train(
     with stop_requested() as stop:
         run(trainer, until, stop)
     return publish(trainer, model, dataset, profile) if trainer.step >= config.steps else None
+
+
+def _as(value: Any, like: Any) -> Any:
+    "A value in the type of another; words are read as a command line gives them."
+    if not isinstance(value, str) or isinstance(like, str):
+        return type(like)(value)
+    if isinstance(like, bool):
+        return (
+            {"true": True, "false": False}[value.lower()]
+            if value.lower() in ("true", "false")
+            else int(value)
+        )
+    return (
+        tuple(float(v) for v in value.split(",")) if isinstance(like, tuple) else type(like)(value)
+    )
 
 
 def configured(
@@ -551,11 +575,11 @@ def configured(
             raise UserError(
                 f"training has no setting {name!r}: choose among {', '.join(config.__dataclass_fields__)}"
             )
-        kind = type(getattr(config, name))
         try:
-            config = replace(config, **{name: value if isinstance(value, kind) else kind(value)})
+            config = replace(config, **{name: _as(value, getattr(config, name))})
         except (TypeError, ValueError):
-            raise UserError(f"setting {name}={value!r} is no {kind.__name__}") from None
+            kind = type(getattr(config, name)).__name__
+            raise UserError(f"setting {name}={value!r} is no {kind}") from None
     return config
 
 # %% ../nbs/03_train.ipynb #77fcec75
