@@ -59,9 +59,9 @@ from clipsynth.vocoder import (
     mel_loss,
 )
 
-# %% ../nbs/03_train.ipynb #4baea6fb
-Losses = Iterator[
-    tuple[str, torch.Tensor, dict[str, Any]]
+# %% ../nbs/03_train.ipynb #c2ed0389
+Losses = Stream[
+    tuple[str, torch.Tensor, dict[str, Any]], None, None
 ]  # (which modules to update, loss, things to log)
 
 
