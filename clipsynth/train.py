@@ -88,7 +88,7 @@ def _losses(task: Any, batch: dict[str, torch.Tensor], generator: torch.Generato
         loss, logs = task.loss(batch)
         yield next(iter(task.modules())), loss, logs
 
-# %% ../nbs/03_train.ipynb #9c82ed22
+# %% ../nbs/03_train.ipynb #a3e3b625
 class DiffusionTask:
     "CLIPSynth and its variants (paper §2.1, §3): a U-Net that denoises mels given a query embedding."
 
@@ -105,12 +105,11 @@ class DiffusionTask:
         if not len(self.rows):
             raise UserError(f"{store.folder} has no training rows: add videos, or lower test_share")
         self.mel = torch.from_numpy(np.array(store.mel)).to(device)
-        self.condition = torch.from_numpy(np.array(store.embedding)).to(
-            device
-        )  # (clip, second, width)
         self.text, self.store_digest = text, store.digest
         if text:
             self.condition = label_embeddings(store, profile, dataset, device)[:, None]
+        else:  # (clip, second, width)
+            self.condition = torch.from_numpy(np.array(store.embedding)).to(device)
         self.unet_config, self.diffusion_config = profile.unet, profile.diffusion
         self.diffusion = Diffusion(profile.diffusion)
         with torch.random.fork_rng(devices=[]):
