@@ -46,7 +46,7 @@ from clipsynth.metrics import (
     load_audio_net,
     load_mel_net,
 )
-from .query import as_condition, prompt
+from .query import as_condition, clip_dataset, prompt
 from .synth import Synthesizer, published
 from .train import frame_in_window
 
@@ -198,7 +198,7 @@ def weights_digests(
 ) -> dict[str, str]:
     "The digest of each model's weights file; `missing` where there is none."
     paths = {
-        model: weights_file(profile, None if model == "miniclip" else dataset, model)
+        model: weights_file(profile, clip_dataset(dataset) if model == "miniclip" else dataset, model)
         for model in models
     }
     return {model: digest(path) if path.exists() else "missing" for model, path in paths.items()}

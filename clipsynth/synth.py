@@ -30,7 +30,7 @@ from clipsynth.core import (
 )
 from .audio import AUDIO, denormalize, save_audio, sound_format
 from .diffusion import Diffusion
-from .query import QueryEncoder, as_condition, prompt
+from .query import QueryEncoder, as_condition, clip_of, prompt
 from .samplers import dpm_solver
 from .unet import UNet
 from .vocoder import Generator, load_generator, vocode
@@ -64,7 +64,9 @@ class Synthesizer:
     def encoder(self) -> QueryEncoder:
         "E(q): frozen CLIP, loaded when it is first needed."
         if self._encoder is None:
-            self._encoder = QueryEncoder(self.profile.clip, str(self.device), self.profile.name)
+            self._encoder = QueryEncoder(
+                clip_of(self.profile, self.dataset), str(self.device), self.profile.name
+            )
         return self._encoder
 
     def embed_text(
@@ -213,25 +215,31 @@ def _check_output(path: str) -> None:
 
 
 def _world(options: argparse.Namespace) -> None:
-    from clipsynth.core import dataset_dir
-    from clipsynth.worlds import render_world
+    from clipsynth.data import render_dataset
 
     profile = get_profile(options.profile)
-    print(
-        render_world(
-            dataset_dir(profile, options.dataset or profile.datasets[0]),
-            profile.world,
-            profile.name,
-            options.workers,
-        )
-    )
+    print(render_dataset(options.dataset or profile.datasets[0], profile, options.workers))
+
+
+def _download(options: argparse.Namespace) -> None:
+    from clipsynth.lists import download_dataset
+
+    names = "limit", "rate", "pause", "retry"
+    choices = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    print(download_dataset(options.dataset, options.profile, **choices).to_string(index=False))
 
 
 def _prep(options: argparse.Namespace) -> None:
-    from clipsynth.data import prepare_dataset, reasons
+    from clipsynth.data import prepare_dataset, prepare_part, reasons
 
     dataset = options.dataset or get_profile(options.profile).datasets[0]
-    store = prepare_dataset(dataset, options.profile, options.workers, device=options.device)
+    how = {"workers": options.workers, "cluster": options.cluster}
+    if options.part:
+        made = prepare_part(dataset, options.part, options.profile, **how)
+        print(f"{made} shards made; run `clipsynth prep {dataset}` when all parts are done")
+        return
+    how |= {"retry": options.retry, "recompute": options.recompute}
+    store = prepare_dataset(dataset, options.profile, device=options.device, **how)
     print(reasons(store.manifest).to_string(index=False))
 
 
@@ -259,7 +267,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "clipsynth", description="Text-queried sound synthesis learned from unlabeled videos."
     )
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{synth,world,prep,train}")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="{synth,world,download,prep,train}")
 
     def verb(
         name: str, run: Callable[[argparse.Namespace], None], text: str
@@ -281,7 +289,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     synth.add_argument("--model", default="clipsynth", help="clipsynth (default) or clipsynth-text")
     world = verb("world", _world, "Render the videos of a mini world.")
+    download = verb("download", _download, "Fetch the videos of a dataset's list from YouTube.")
+    download.add_argument("dataset", help="music, vggsound, or a folder of yours with a list in it")
+    download.add_argument("--limit", type=int, help="requests at most")
+    download.add_argument("--rate", type=int, help="bytes per second")
+    download.add_argument("--pause", type=float, help="seconds between requests, on the average")
+    download.add_argument("--retry", nargs="+", help="outcomes to ask for again; error by default")
     prep = verb("prep", _prep, "Make the feature store of a dataset.")
+    prep.add_argument("--cluster", help="address of a Dask scheduler, e.g. tcp://host:8786")
+    prep.add_argument("--part", help="only one part of the list, e.g. 3/8, for a machine among others")
+    prep.add_argument("--retry", action="store_true", help="decode again what crashed or was too slow")
+    prep.add_argument("--recompute", action="store_true", help="decode everything again")
     for sub in (world, prep):
         sub.add_argument("dataset", nargs="?", help="the profile's first by default")
         sub.add_argument("--workers", type=int, help="processes; every core by default")

@@ -46,7 +46,7 @@ from clipsynth.core import (
 from .audio import AUDIO, log_mel, normalize
 from .data import Store
 from .diffusion import Diffusion
-from .query import QueryEncoder, as_condition, prompt
+from .query import QueryEncoder, as_condition, clip_dataset, clip_of, prompt
 from .unet import UNet
 from clipsynth.vocoder import (
     FEATURE_WEIGHT,
@@ -183,7 +183,7 @@ def label_embeddings(
     "The embedding of each clip's label in the dataset's prompt (paper §4.1)."
     labels = store.kept["label"].tolist()
     names = sorted(set(labels))
-    encoder = QueryEncoder(profile.clip, device=str(device), profile=profile.name)
+    encoder = QueryEncoder(clip_of(profile, dataset), device=str(device), profile=profile.name)
     table = torch.as_tensor(encoder.text([prompt(name, dataset) for name in names]))
     return table[[names.index(label) for label in labels]].to(device)
 
@@ -277,7 +277,7 @@ def make_task(
     module, name = where.split(":")
     kind = getattr(import_module(module), name)
     if model == "miniclip":
-        return kind(profile, seed=seed)
+        return kind(profile, seed=seed, dataset=dataset or "mini-music")
     return kind(
         profile,
         dataset,
@@ -535,7 +535,7 @@ def train(
         raise UserError(
             f"no model {model!r} in profile {profile.name}: choose one of {', '.join(profile.train)}"
         )
-    dataset = None if model == "miniclip" else dataset
+    dataset = clip_dataset(dataset) if model == "miniclip" else dataset
     config, where = configured(profile.train[model], changes or {}), pick_device(device)
     folder = runs_dir(profile, dataset, model)
     task = make_task(model, dataset, profile, config.seed, where)
@@ -619,7 +619,7 @@ def ensure(
     profile: Profile,
 ) -> Path:
     "The published weights of a model, trained now if there are none."
-    path = weights_file(profile, None if model == "miniclip" else dataset, model)
+    path = weights_file(profile, clip_dataset(dataset) if model == "miniclip" else dataset, model)
     if path.exists():
         return path
     done = train(model, dataset, profile)

@@ -101,11 +101,11 @@ def test_prep_goes_on_after_an_interruption(tmp_path: Path) -> None:
     render_world(folder, SMOKE.world, workers=2)
     shards = folder / "features/shards"
     prep = [BIN / "clipsynth", "prep", "mine", "--workers", 1]
-    interrupt(lambda: bool(finished(shards, "*.npz")), *prep, CLIPSYNTH_DATA=tmp_path)
-    before = finished(shards, "*.npz")
+    interrupt(lambda: bool(finished(shards, "*/*.npz")), *prep, CLIPSYNTH_DATA=tmp_path)
+    before = finished(shards, "*/*.npz")
     assert 0 < len(before) < 9
     run(*prep, CLIPSYNTH_DATA=tmp_path)
-    after = finished(shards, "*.npz")
+    after = finished(shards, "*/*.npz")
     assert len(after) == 9 and {name: after[name] for name in before} == before, "what was finished is not done again"
     store = Store(folder / "features")
     assert store.kept["clip"].is_unique and store.manifest.video.nunique() == 9
