@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'Denoiser', 'NAMES', 'cosine_betas', 'linear_betas', 'NoiseProcess', 'bin_log_likelihood',
-           'LearnedReverse', 'even_steps', 'noise_source', 'Diffusion']
+           'LearnedReverse', 'even_steps', 'noise_source', 'noisy_start', 'Diffusion']
 
 # %% ../nbs/01_diffusion.ipynb #5a98fd42
 import math
@@ -221,6 +221,28 @@ def noise_source(
 
     return draw
 
+
+def noisy_start(
+    condition: torch.Tensor,  # (batch, width), finite
+    draw: Callable[[], torch.Tensor],  # standard normal, (batch, ...)
+    initial: torch.Tensor | None,  # (batch or 1, ...), in [-1, 1], to begin from; None: from nothing
+    signal: float,  # share of `initial` where sampling begins
+    noise: float,  # and of the noise
+) -> torch.Tensor:  # (batch, ...), float32
+    "Where a sampler begins, from inputs that were looked over; raises `UserError`."
+    if condition.ndim != 2 or not condition.isfinite().all():
+        got = f"shape {tuple(condition.shape)}" if condition.ndim != 2 else "values that are not"
+        raise UserError(f"sample: the condition must be (batch, width) and finite, got {got}")
+    x = draw().clone()
+    if initial is None:
+        return x
+    if len(initial) not in (1, len(x)) or initial.shape[1:] != x.shape[1:]:
+        got, want = tuple(initial.shape), tuple(x.shape)
+        raise UserError(f"sample: the initial mel has shape {got}, but {want} is being made")
+    if not initial.isfinite().all():
+        raise UserError("sample: the initial mel has values that are not finite: mend it first")
+    return signal * initial.to(x) + noise * x
+
 # %% ../nbs/01_diffusion.ipynb #0bcfe5b0
 class Diffusion(LearnedReverse):
     "Improved DDPM: noising, hybrid loss and ancestral sampling (paper, section 2.2)."
@@ -243,17 +265,20 @@ class Diffusion(LearnedReverse):
         shape: Sequence[int] = (1, 64, 64),  # of one sample
         steps: int | None = None,  # config.sample_steps if left out
         clip_denoised: bool = True,  # keep each estimate of the data in [-1, 1]
+        initial: torch.Tensor | None = None,  # (batch or 1, *shape), noised to the first step
         autocast: torch.dtype | None = None,  # run the model in, for example, torch.bfloat16
         callback: Callable[[int, torch.Tensor], None] | None = None,  # gets step, estimated data
     ) -> torch.Tensor:  # (batch, *shape), float32
         "Ancestral sampling with the learned variance (Nichol and Dhariwal 2021)."
-        device, batch = condition.device, len(condition)
+        device, batch, condition = condition.device, len(condition), condition.float()
         wanted = min(self.config.sample_steps, len(self)) if steps is None else steps
         process = self.respaced(wanted)
         draw = noise_source((batch, *shape), seeds, generator, device)
         times = torch.tensor(process.times, dtype=torch.float32, device=device)
         table = process.constants().T.tolist()
-        x = draw().clone()
+        x = noisy_start(condition, draw, initial, table[-1][0], table[-1][1])
+        if not batch:
+            return x
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
             for done, i in enumerate(reversed(range(len(process)))):
                 now = dict(zip(NAMES, table[i], strict=True))
