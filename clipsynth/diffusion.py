@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'Denoiser', 'NAMES', 'cosine_betas', 'linear_betas', 'NoiseProcess', 'bin_log_likelihood',
-           'LearnedReverse', 'even_steps', 'noise_source', 'noisy_start', 'Diffusion']
+           'LearnedReverse', 'even_steps', 'section_steps', 'noise_source', 'noisy_start', 'Diffusion',
+           'bits_per_dimension']
 
 # %% ../nbs/01_diffusion.ipynb #5a98fd42
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -171,10 +173,12 @@ class LearnedReverse(NoiseProcess):
         t: torch.Tensor,  # (batch,), integer steps of this process
         guess: torch.Tensor,  # predicted noise
         v: torch.Tensor,  # predicted place between the two variances, not clamped
+        clip_denoised: bool = False,  # keep the estimate of the data in [-1, 1], as in sampling
     ) -> torch.Tensor:  # (batch,), bits per dimension
         "The variational bound's term of step t (Ho et al. 2020, eq. 5)."
         now = self.at(t, x0.ndim)
         x0_guess = now["x0_xt"] * noisy - now["x0_noise"] * guess
+        x0_guess = x0_guess.clamp(-1, 1) if clip_denoised else x0_guess
         wider = (v + 1) / 2 * now["log_range"]
         log_variance = now["log_low"] + wider
         apart = (now["mean_x0"] * (x0 - x0_guess)).square() * torch.exp(-log_variance)
@@ -194,7 +198,24 @@ def even_steps(
         raise UserError(f"cannot keep {count} of {total} diffusion steps, choose 1 to {total}")
     if count == 1:
         return [total - 1]
-    return [round(step * (total - 1) / (count - 1)) for step in range(count)]
+    stride = (total - 1) / (count - 1)  # added up as there: halves may then round either way
+    return [round(step) for step in accumulate([0.0] + [stride] * (count - 1))]
+
+
+def section_steps(
+    total: int,  # length of the process
+    counts: Sequence[int],  # how many to keep in each of as many equal sections, noiseless first
+) -> list[int]:  # ascending
+    "Steps that are spaced evenly in each section but not in all (improved-diffusion, `respace.py`)."
+    if not counts:
+        raise UserError("diffusion steps: name at least one section")
+    size, longer = divmod(total, len(counts))
+    steps, start = [], 0
+    for section, count in enumerate(counts):
+        length = size + (section < longer)
+        steps += [start + step for step in even_steps(length, count)]
+        start += length
+    return steps
 
 # %% ../nbs/01_diffusion.ipynb #ee13163a
 def noise_source(
@@ -249,10 +270,11 @@ class Diffusion(LearnedReverse):
 
     def respaced(
         self,
-        steps: int,  # 1 to the present number of steps
+        steps: int | Sequence[int],  # 1 to the present number of steps, or a number for each section
     ) -> "Diffusion":
-        "The same process seen at fewer, evenly spaced steps."
-        return Diffusion(self.config, self.kept[even_steps(len(self), steps)])
+        "The same process seen at fewer steps, evenly spaced in all or in each section."
+        counts = [steps] if isinstance(steps, int) else steps
+        return Diffusion(self.config, self.kept[section_steps(len(self), counts)])
 
     @torch.inference_mode()
     def sample(
@@ -293,3 +315,36 @@ class Diffusion(LearnedReverse):
                 if callback:
                     callback(done, x0)
         return x
+
+# %% ../nbs/01_diffusion.ipynb #b1e4c002
+@torch.inference_mode()
+def bits_per_dimension(
+    process: LearnedReverse,  # all its steps are summed
+    model: Denoiser,  # (noisy, time in 0..1000, condition) -> output and v, stacked on axis 1
+    x0: torch.Tensor,  # (batch, ...), data in [-1, 1]
+    condition: torch.Tensor,  # (batch, width), handed to the model
+    *,
+    seeds: Sequence[int] | None = None,  # one per sample, or else
+    generator: torch.Generator | None = None,  # one for all
+    clip_denoised: bool = True,  # keep each estimate of the data in [-1, 1]
+) -> dict[str, torch.Tensor]:  # 'total', 'prior': (batch,); 'vb', 'mse': (batch, steps), step 0 first
+    "The variational bound and its parts (Ho et al. 2020, eq. 5; improved-diffusion, `calc_bpd_loop`)."
+    draw = noise_source(x0.shape, seeds, generator, x0.device)
+    vb, mse = [], []
+    for step in reversed(range(len(process))):
+        t = torch.full((len(x0),), step, device=x0.device)
+        now, noise = process.at(t, x0.ndim), draw()
+        noisy = now["signal"] * x0 + now["noise"] * noise
+        output, v = model(noisy, now["time"].flatten(), condition).float().chunk(2, dim=1)
+        guess = process.noise_of(output, noisy, now)
+        vb.append(process.bound(x0, noisy, t, guess, v, clip_denoised))
+        if clip_denoised:
+            data = (now["x0_xt"] * noisy - now["x0_noise"] * guess).clamp(-1, 1)
+            guess = (now["x0_xt"] * noisy - data) / now["x0_noise"]
+        mse.append((noise - guess).square().flatten(1).mean(1))
+    left = process.alphas_cumulative[-1]
+    signal = left * x0.double().square().flatten(1).mean(1)
+    prior = ((signal - left - math.log1p(-left)) / 2 / math.log(2)).float()
+    bounds = torch.stack(vb[::-1], dim=1)
+    total = bounds.sum(1) + prior
+    return {"total": total, "prior": prior, "vb": bounds, "mse": torch.stack(mse[::-1], dim=1)}
