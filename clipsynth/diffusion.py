@@ -206,7 +206,7 @@ def section_steps(
     total: int,  # length of the process
     counts: Sequence[int],  # how many to keep in each of as many equal sections, noiseless first
 ) -> list[int]:  # ascending
-    "Steps that are spaced evenly in each section but not in all (improved-diffusion, `respace.py`)."
+    "Steps spaced evenly in each section, not in all (improved-diffusion, `respace.py`)."
     if not counts:
         raise UserError("diffusion steps: name at least one section")
     size, longer = divmod(total, len(counts))
@@ -258,8 +258,8 @@ def noisy_start(
     if initial is None:
         return x
     if len(initial) not in (1, len(x)) or initial.shape[1:] != x.shape[1:]:
-        got, want = tuple(initial.shape), tuple(x.shape)
-        raise UserError(f"sample: the initial mel has shape {got}, but {want} is being made")
+        shapes = f"{tuple(initial.shape)}, but {tuple(x.shape)}"
+        raise UserError(f"sample: the initial mel has shape {shapes} is being made")
     if not initial.isfinite().all():
         raise UserError("sample: the initial mel has values that are not finite: mend it first")
     return signal * initial.to(x) + noise * x
@@ -270,7 +270,7 @@ class Diffusion(LearnedReverse):
 
     def respaced(
         self,
-        steps: int | Sequence[int],  # 1 to the present number of steps, or a number for each section
+        steps: int | Sequence[int],  # how many to keep, or how many in each section
     ) -> "Diffusion":
         "The same process seen at fewer steps, evenly spaced in all or in each section."
         counts = [steps] if isinstance(steps, int) else steps
@@ -327,8 +327,8 @@ def bits_per_dimension(
     seeds: Sequence[int] | None = None,  # one per sample, or else
     generator: torch.Generator | None = None,  # one for all
     clip_denoised: bool = True,  # keep each estimate of the data in [-1, 1]
-) -> dict[str, torch.Tensor]:  # 'total', 'prior': (batch,); 'vb', 'mse': (batch, steps), step 0 first
-    "The variational bound and its parts (Ho et al. 2020, eq. 5; improved-diffusion, `calc_bpd_loop`)."
+) -> dict[str, torch.Tensor]:  # 'total', 'prior': (batch,); 'vb', 'mse': (batch, steps)
+    "The variational bound, its prior and its term of each step from the first (Ho 2020, eq. 5)."
     draw = noise_source(x0.shape, seeds, generator, x0.device)
     vb, mse = [], []
     for step in reversed(range(len(process))):

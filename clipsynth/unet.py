@@ -441,9 +441,10 @@ def load_improved_diffusion(
             part.num_groups = 32
     ours, wanted = from_improved_diffusion(state, config.heads), net.state_dict()
     names = {**wanted, **ours}
-    wrong = [n for n in names if getattr(ours.get(n), "shape", 0) != getattr(wanted.get(n), "shape", 0)]
+    shapes = [{n: tensor.shape for n, tensor in some.items()} for some in (ours, wanted)]
+    wrong = [n for n in names if shapes[0].get(n) != shapes[1].get(n)]
     if wrong:
-        widths = f"channels {config.channels}, multipliers {config.multipliers}, {config.blocks} blocks"
+        widths = f"channels {config.channels}, {config.multipliers}, {config.blocks} blocks"
         raise UserError(
             f"improved-diffusion weights: {len(wrong)} of {len(names)} do not fit a U-Net with "
             f"{widths}, the first is {wrong[0]}: give the widths of the training run"
