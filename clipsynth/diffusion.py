@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'Denoiser', 'NAMES', 'cosine_betas', 'linear_betas', 'NoiseProcess', 'bin_log_likelihood',
-           'LearnedReverse', 'even_steps', 'section_steps', 'noise_source', 'noisy_start', 'Diffusion',
-           'bits_per_dimension']
+           'LearnedReverse', 'even_steps', 'section_steps', 'noise_source', 'checked_condition', 'noisy_start',
+           'Diffusion', 'bits_per_dimension']
 
 # %% ../nbs/01_diffusion.ipynb #5a98fd42
 import math
@@ -243,17 +243,23 @@ def noise_source(
     return draw
 
 
+def checked_condition(
+    condition: torch.Tensor,  # (batch, width)
+) -> torch.Tensor:  # the same, float32
+    "The condition, if a sampler can use it; raises `UserError`."
+    if condition.ndim != 2 or not condition.isfinite().all():
+        got = f"shape {tuple(condition.shape)}" if condition.ndim != 2 else "values that are not"
+        raise UserError(f"sample: the condition must be (batch, width) and finite, got {got}")
+    return condition.float()
+
+
 def noisy_start(
-    condition: torch.Tensor,  # (batch, width), finite
     draw: Callable[[], torch.Tensor],  # standard normal, (batch, ...)
     initial: torch.Tensor | None,  # (batch or 1, ...), in [-1, 1], to begin from; None: from nothing
     signal: float,  # share of `initial` where sampling begins
     noise: float,  # and of the noise
 ) -> torch.Tensor:  # (batch, ...), float32
-    "Where a sampler begins, from inputs that were looked over; raises `UserError`."
-    if condition.ndim != 2 or not condition.isfinite().all():
-        got = f"shape {tuple(condition.shape)}" if condition.ndim != 2 else "values that are not"
-        raise UserError(f"sample: the condition must be (batch, width) and finite, got {got}")
+    "Where a sampler begins; raises `UserError` for an initial mel that does not fit."
     x = draw().clone()
     if initial is None:
         return x
@@ -292,13 +298,14 @@ class Diffusion(LearnedReverse):
         callback: Callable[[int, torch.Tensor], None] | None = None,  # gets step, estimated data
     ) -> torch.Tensor:  # (batch, *shape), float32
         "Ancestral sampling with the learned variance (Nichol and Dhariwal 2021)."
-        device, batch, condition = condition.device, len(condition), condition.float()
+        condition = checked_condition(condition)
+        device, batch = condition.device, len(condition)
         wanted = min(self.config.sample_steps, len(self)) if steps is None else steps
         process = self.respaced(wanted)
         draw = noise_source((batch, *shape), seeds, generator, device)
         times = torch.tensor(process.times, dtype=torch.float32, device=device)
         table = process.constants().T.tolist()
-        x = noisy_start(condition, draw, initial, table[-1][0], table[-1][1])
+        x = noisy_start(draw, initial, table[-1][0], table[-1][1])
         if not batch:
             return x
         with torch.autocast(device.type, autocast, enabled=autocast is not None):

@@ -16,7 +16,13 @@ import torch
 import torch.nn.functional as F
 
 from .core import UserError, numpy_rng
-from .diffusion import Denoiser, Diffusion, noise_source, noisy_start
+from clipsynth.diffusion import (
+    Denoiser,
+    Diffusion,
+    checked_condition,
+    noise_source,
+    noisy_start,
+)
 
 # %% ../nbs/01b_samplers.ipynb #eb45cc11
 def even_log_snr(
@@ -51,7 +57,7 @@ class Path:
         callback: Callable[[int, torch.Tensor], None] | None = None,  # gets step, estimated data
     ):
         "Look the inputs over and draw the first noise; raises `UserError`."
-        self.process, self.model, self.condition = process, model, condition.float()
+        self.process, self.model, self.condition = process, model, checked_condition(condition)
         self.autocast, self.callback = autocast, callback
         visits = even_log_snr(process, steps)[::-1] if isinstance(steps, int) else steps
         grid = np.array(visits, dtype=np.int64)
@@ -62,8 +68,7 @@ class Path:
         self.level = np.log(np.array(self.signal) / np.array(self.noise))
         self.time = table["time"].to(condition.device)
         self.draw = noise_source((len(condition), *shape), seeds, generator, condition.device)
-        levels = self.signal[0], self.noise[0]
-        self.start = noisy_start(self.condition, self.draw, initial, *levels)
+        self.start = noisy_start(self.draw, initial, self.signal[0], self.noise[0])
         self.before: torch.Tensor | None = None  # the estimate at the step before
 
     def data(
