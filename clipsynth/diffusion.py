@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['SCHEDULES', 'Denoiser', 'NAMES', 'cosine_betas', 'linear_betas', 'NoiseProcess', 'bin_log_likelihood',
-           'LearnedReverse', 'even_steps', 'noise_source', 'Diffusion']
+           'LearnedReverse', 'even_steps', 'section_steps', 'noise_source', 'checked_condition', 'noisy_start',
+           'Diffusion', 'bits_per_dimension']
 
 # %% ../nbs/01_diffusion.ipynb #5a98fd42
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -171,10 +173,12 @@ class LearnedReverse(NoiseProcess):
         t: torch.Tensor,  # (batch,), integer steps of this process
         guess: torch.Tensor,  # predicted noise
         v: torch.Tensor,  # predicted place between the two variances, not clamped
+        clip_denoised: bool = False,  # keep the estimate of the data in [-1, 1], as in sampling
     ) -> torch.Tensor:  # (batch,), bits per dimension
         "The variational bound's term of step t (Ho et al. 2020, eq. 5)."
         now = self.at(t, x0.ndim)
         x0_guess = now["x0_xt"] * noisy - now["x0_noise"] * guess
+        x0_guess = x0_guess.clamp(-1, 1) if clip_denoised else x0_guess
         wider = (v + 1) / 2 * now["log_range"]
         log_variance = now["log_low"] + wider
         apart = (now["mean_x0"] * (x0 - x0_guess)).square() * torch.exp(-log_variance)
@@ -194,7 +198,24 @@ def even_steps(
         raise UserError(f"cannot keep {count} of {total} diffusion steps, choose 1 to {total}")
     if count == 1:
         return [total - 1]
-    return [round(step * (total - 1) / (count - 1)) for step in range(count)]
+    stride = (total - 1) / (count - 1)  # added up as there: halves may then round either way
+    return [round(step) for step in accumulate([0.0] + [stride] * (count - 1))]
+
+
+def section_steps(
+    total: int,  # length of the process
+    counts: Sequence[int],  # how many to keep in each of as many equal sections, noiseless first
+) -> list[int]:  # ascending
+    "Steps spaced evenly in each section, not in all (improved-diffusion, `respace.py`)."
+    if not counts:
+        raise UserError("diffusion steps: name at least one section")
+    size, longer = divmod(total, len(counts))
+    steps, start = [], 0
+    for section, count in enumerate(counts):
+        length = size + (section < longer)
+        steps += [start + step for step in even_steps(length, count)]
+        start += length
+    return steps
 
 # %% ../nbs/01_diffusion.ipynb #ee13163a
 def noise_source(
@@ -221,16 +242,45 @@ def noise_source(
 
     return draw
 
+
+def checked_condition(
+    condition: torch.Tensor,  # (batch, width)
+) -> torch.Tensor:  # the same, float32
+    "The condition, if a sampler can use it; raises `UserError`."
+    if condition.ndim != 2 or not condition.isfinite().all():
+        got = f"shape {tuple(condition.shape)}" if condition.ndim != 2 else "values that are not"
+        raise UserError(f"sample: the condition must be (batch, width) and finite, got {got}")
+    return condition.float()
+
+
+def noisy_start(
+    draw: Callable[[], torch.Tensor],  # standard normal, (batch, ...)
+    initial: torch.Tensor | None,  # (batch or 1, ...), in [-1, 1], to begin from; None: from nothing
+    signal: float,  # share of `initial` where sampling begins
+    noise: float,  # and of the noise
+) -> torch.Tensor:  # (batch, ...), float32
+    "Where a sampler begins; raises `UserError` for an initial mel that does not fit."
+    x = draw().clone()
+    if initial is None:
+        return x
+    if len(initial) not in (1, len(x)) or initial.shape[1:] != x.shape[1:]:
+        shapes = f"{tuple(initial.shape)}, but {tuple(x.shape)}"
+        raise UserError(f"sample: the initial mel has shape {shapes} is being made")
+    if not initial.isfinite().all():
+        raise UserError("sample: the initial mel has values that are not finite: mend it first")
+    return signal * initial.to(x) + noise * x
+
 # %% ../nbs/01_diffusion.ipynb #0bcfe5b0
 class Diffusion(LearnedReverse):
     "Improved DDPM: noising, hybrid loss and ancestral sampling (paper, section 2.2)."
 
     def respaced(
         self,
-        steps: int,  # 1 to the present number of steps
+        steps: int | Sequence[int],  # how many to keep, or how many in each section
     ) -> "Diffusion":
-        "The same process seen at fewer, evenly spaced steps."
-        return Diffusion(self.config, self.kept[even_steps(len(self), steps)])
+        "The same process seen at fewer steps, evenly spaced in all or in each section."
+        counts = [steps] if isinstance(steps, int) else steps
+        return Diffusion(self.config, self.kept[section_steps(len(self), counts)])
 
     @torch.inference_mode()
     def sample(
@@ -243,17 +293,21 @@ class Diffusion(LearnedReverse):
         shape: Sequence[int] = (1, 64, 64),  # of one sample
         steps: int | None = None,  # config.sample_steps if left out
         clip_denoised: bool = True,  # keep each estimate of the data in [-1, 1]
+        initial: torch.Tensor | None = None,  # (batch or 1, *shape), noised to the first step
         autocast: torch.dtype | None = None,  # run the model in, for example, torch.bfloat16
         callback: Callable[[int, torch.Tensor], None] | None = None,  # gets step, estimated data
     ) -> torch.Tensor:  # (batch, *shape), float32
         "Ancestral sampling with the learned variance (Nichol and Dhariwal 2021)."
+        condition = checked_condition(condition)
         device, batch = condition.device, len(condition)
         wanted = min(self.config.sample_steps, len(self)) if steps is None else steps
         process = self.respaced(wanted)
         draw = noise_source((batch, *shape), seeds, generator, device)
         times = torch.tensor(process.times, dtype=torch.float32, device=device)
         table = process.constants().T.tolist()
-        x = draw().clone()
+        x = noisy_start(draw, initial, table[-1][0], table[-1][1])
+        if not batch:
+            return x
         with torch.autocast(device.type, autocast, enabled=autocast is not None):
             for done, i in enumerate(reversed(range(len(process)))):
                 now = dict(zip(NAMES, table[i], strict=True))
@@ -268,3 +322,36 @@ class Diffusion(LearnedReverse):
                 if callback:
                     callback(done, x0)
         return x
+
+# %% ../nbs/01_diffusion.ipynb #b1e4c002
+@torch.inference_mode()
+def bits_per_dimension(
+    process: LearnedReverse,  # all its steps are summed
+    model: Denoiser,  # (noisy, time in 0..1000, condition) -> output and v, stacked on axis 1
+    x0: torch.Tensor,  # (batch, ...), data in [-1, 1]
+    condition: torch.Tensor,  # (batch, width), handed to the model
+    *,
+    seeds: Sequence[int] | None = None,  # one per sample, or else
+    generator: torch.Generator | None = None,  # one for all
+    clip_denoised: bool = True,  # keep each estimate of the data in [-1, 1]
+) -> dict[str, torch.Tensor]:  # 'total', 'prior': (batch,); 'vb', 'mse': (batch, steps)
+    "The variational bound, its prior and its term of each step from the first (Ho 2020, eq. 5)."
+    draw = noise_source(x0.shape, seeds, generator, x0.device)
+    vb, mse = [], []
+    for step in reversed(range(len(process))):
+        t = torch.full((len(x0),), step, device=x0.device)
+        now, noise = process.at(t, x0.ndim), draw()
+        noisy = now["signal"] * x0 + now["noise"] * noise
+        output, v = model(noisy, now["time"].flatten(), condition).float().chunk(2, dim=1)
+        guess = process.noise_of(output, noisy, now)
+        vb.append(process.bound(x0, noisy, t, guess, v, clip_denoised))
+        if clip_denoised:
+            data = (now["x0_xt"] * noisy - now["x0_noise"] * guess).clamp(-1, 1)
+            guess = (now["x0_xt"] * noisy - data) / now["x0_noise"]
+        mse.append((noise - guess).square().flatten(1).mean(1))
+    left = process.alphas_cumulative[-1]
+    signal = left * x0.double().square().flatten(1).mean(1)
+    prior = ((signal - left - math.log1p(-left)) / 2 / math.log(2)).float()
+    bounds = torch.stack(vb[::-1], dim=1)
+    total = bounds.sum(1) + prior
+    return {"total": total, "prior": prior, "vb": bounds, "mse": torch.stack(mse[::-1], dim=1)}

@@ -4,10 +4,13 @@
 
 # %% auto #0
 __all__ = ['timestep_embedding', 'GroupNorm', 'Downsample', 'Upsample', 'visible', 'add_constant', 'ConditionedConv2d', 'attend',
-           'Attention', 'ResidualBlock', 'Layer', 'layer_plan', 'TimeEmbedding', 'UNet']
+           'Attention', 'ResidualBlock', 'Layer', 'layer_plan', 'TimeEmbedding', 'UNet', 'from_improved_diffusion',
+           'load_improved_diffusion']
 
 # %% ../nbs/01a_unet.ipynb #1c16928f
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -359,3 +362,92 @@ class UNet(nn.Module):
             else:
                 hidden = layer(hidden)
         return F.pixel_shuffle(self.head(F.silu(self.norm(hidden))), self.config.patch)
+
+# %% ../nbs/01a_unet.ipynb #a1e4c002
+_OUTSIDE = {
+    "time_embed.0": "time.first",
+    "time_embed.2": "time.second",
+    "input_blocks.0.0": "stem",
+    "out.0": "norm",
+    "out.2": "head",
+}
+_INSIDE = {
+    "in_layers.0": ".norm_in",
+    "in_layers.2": ".conv_in",
+    "emb_layers.1": ".time",
+    "out_layers.0": ".norm_out",
+    "out_layers.3": ".conv_out",
+    "skip_connection": ".skip",
+    "norm": ".attention.norm",
+    "qkv": ".attention.query_key_value",
+    "proj_out": ".attention.project",
+    "op": "",
+    "conv": "",
+}
+
+
+def _our_name(
+    name: str,  # of a layer of the reference, without its last part
+    ups: list[int],  # numbers of the output blocks that end in an Upsample
+) -> str | None:  # its name here; None if there is no such layer
+    "The name of a layer of the reference in our U-Net."
+    if name in _OUTSIDE:
+        return _OUTSIDE[name]
+    stage, index, *rest = name.split(".")
+    if stage == "middle_block":
+        inside = _INSIDE.get(".".join(rest))
+        return None if inside is None else f"middle.{int(index) // 2}{inside}"
+    inside = _INSIDE.get(".".join(rest[1:]))
+    if inside is None or stage not in ("input_blocks", "output_blocks"):
+        return None
+    if stage == "input_blocks":
+        return f"encoder.{int(index) - 1}{inside}"
+    later = sum(up < int(index) for up in ups) + (rest[1:] == ["conv"])
+    return f"decoder.{int(index) + later}{inside}"
+
+# %% ../nbs/01a_unet.ipynb #a1e4c003
+def from_improved_diffusion(
+    state: Mapping[str, torch.Tensor],  # of the reference's `UNetModel`, e.g. its EMA weights
+    heads: int = 4,  # attention heads; the weights alone do not tell
+) -> dict[str, torch.Tensor]:  # for `UNet` with conditioning "none"
+    "Weights of improved-diffusion's U-Net under our names; raises `UserError` for other models."
+    ups = [int(n.split(".")[1]) for n in state if n[:6] == "output" and n.endswith(".conv.weight")]
+    ours = {}
+    for name, tensor in state.items():
+        layer, kind = name.rsplit(".", 1)
+        found = _our_name(layer, ups) if layer.count(".") else None
+        if found is None:
+            raise UserError(f"improved-diffusion weights: {name} has no place in our U-Net")
+        if "attention" in found and tensor.ndim == 3:
+            tensor = tensor.squeeze(-1)
+        if found.endswith("query_key_value"):
+            tensor = tensor.unflatten(0, (heads, 3, -1)).transpose(0, 1).flatten(0, 2)
+        ours[f"{found}.{kind}"] = tensor
+    return ours
+
+# %% ../nbs/01a_unet.ipynb #a1e4c005
+def load_improved_diffusion(
+    state: Mapping[str, torch.Tensor],  # of the reference's `UNetModel`, with scale-shift norm
+    config: UNetConfig | None = None,  # its widths; the query is switched off
+    channels_in: int = 1,  # 3 for its published pictures
+    channels_out: int = 2,  # twice as many if it learned the variance
+    mels: int = 64,  # its image size
+) -> UNet:  # in evaluation mode
+    "The reference's U-Net with its weights; raises `UserError` if they do not fit the widths."
+    config = replace(config or UNetConfig(), conditioning="none", patch=1)
+    net = UNet(config, channels_in, channels_out, mels)
+    for part in net.modules():
+        if isinstance(part, GroupNorm):
+            part.num_groups = 32
+    ours, wanted = from_improved_diffusion(state, config.heads), net.state_dict()
+    names = {**wanted, **ours}
+    shapes = [{n: tensor.shape for n, tensor in some.items()} for some in (ours, wanted)]
+    wrong = [n for n in names if shapes[0].get(n) != shapes[1].get(n)]
+    if wrong:
+        widths = f"channels {config.channels}, {config.multipliers}, {config.blocks} blocks"
+        raise UserError(
+            f"improved-diffusion weights: {len(wrong)} of {len(names)} do not fit a U-Net with "
+            f"{widths}, the first is {wrong[0]}: give the widths of the training run"
+        )
+    net.load_state_dict(ours)
+    return net.eval()

@@ -4,15 +4,21 @@
 
 # %% auto #0
 __all__ = ['SLOPE', 'LAST_SLOPE', 'RESBLOCKS', 'VOCODER', 'RESIDUAL_BLOCKS', 'PERIODS', 'SCALE_LAYERS', 'Opinions',
-           'FEATURE_WEIGHT', 'MEL_WEIGHT', 'vocoder_problems', 'check_vocoder', 'as_row', 'Convolution', 'Upsampling',
-           'convolution', 'upsampling', 'ResidualBlock1', 'ResidualBlock2', 'Generator', 'fold', 'receptive_field',
-           'scaled', 'PeriodDiscriminator', 'ScaleDiscriminator', 'Discriminators', 'sum_of', 'discriminator_loss',
-           'generator_loss', 'feature_loss', 'mel_loss', 'decay_per_step', 'vocode', 'load_generator']
+           'FEATURE_WEIGHT', 'MEL_WEIGHT', 'vocoder_problems', 'check_vocoder', 'mel_problems', 'check_mel', 'as_row',
+           'Convolution', 'Upsampling', 'convolution', 'upsampling', 'ResidualBlock1', 'ResidualBlock2', 'Generator',
+           'fold', 'receptive_field', 'scaled', 'PeriodDiscriminator', 'ScaleDiscriminator', 'Discriminators', 'sum_of',
+           'discriminator_loss', 'generator_loss', 'feature_loss', 'mel_loss', 'decay_per_step', 'vocode',
+           'load_generator', 'official_state', 'load_official_state', 'from_official_config', 'official_config',
+           'load_official', 'load_official_discriminators', 'save_official']
 
 # %% ../nbs/02_vocoder.ipynb #2acd170f
+import json
 import math
-from collections.abc import Iterable
+import pickle
+from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,7 +28,15 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
 from .audio import AUDIO, log_mel as to_log_mel
-from .core import AudioConfig, UserError, VocoderConfig, from_json, load_weights
+from clipsynth.core import (
+    AudioConfig,
+    UserError,
+    VocoderConfig,
+    from_json,
+    load_weights,
+    write_atomic,
+    write_text,
+)
 
 # %% ../nbs/02_vocoder.ipynb #fd99f71e
 SLOPE = 0.1  # leaky ReLU everywhere, except before the last convolution
@@ -43,7 +57,8 @@ def vocoder_problems(
     checks = [
         (
             math.prod(rates) == config.hop,
-            f"upsample_rates {rates} multiply to {math.prod(rates)}, not to the hop {config.hop}",
+            f"upsample_rates {rates} multiply to {math.prod(rates)}, not to the hop {config.hop}: "
+            f"a frame would become {math.prod(rates)} samples",
         ),
         (
             len(rates) == len(kernels),
@@ -51,11 +66,13 @@ def vocoder_problems(
         ),
         (
             all(fits),
-            f"each of upsample_kernels {kernels} must be its rate of {rates} plus an even number",
+            f"each of upsample_kernels {kernels} must be its rate of {rates} plus an even number, "
+            "or a stage makes a sample too many or too few",
         ),
         (
             config.segment > 0 and config.segment % config.hop == 0,
-            f"segment {config.segment} is not a whole number of hops of {config.hop}",
+            f"segment {config.segment} is not a whole number of hops of {config.hop}: "
+            f"use {max(1, round(config.segment / max(config.hop, 1))) * config.hop}",
         ),
         (
             config.channels > 0 and config.channels % halvings == 0,
@@ -89,6 +106,38 @@ def check_vocoder(
     problems = vocoder_problems(config, audio)
     if problems:
         raise UserError("vocoder configuration: " + "; ".join(problems))
+
+# %% ../nbs/02_vocoder.ipynb #c1e4c002
+_MEL_WORDS = {
+    "sample_rate": "sample rate",
+    "n_fft": "FFT length",
+    "window": "window length",
+    "hop": "hop",
+    "mels": "number of bands",
+    "f_min": "lowest frequency",
+    "f_max": "highest frequency",
+}
+
+
+def mel_problems(
+    trained: AudioConfig,  # the front end that the vocoder was trained on
+    given: AudioConfig,  # the front end of the log-mels that it shall turn into sound
+) -> list[str]:  # what differs, in words; empty when the two are the same mel
+    "Every way in which a log-mel is not the one that a vocoder was trained on, in words."
+    pairs = [(words, getattr(given, n), getattr(trained, n)) for n, words in _MEL_WORDS.items()]
+    return [f"{words} {here:g}, not {there:g}" for words, here, there in pairs if here != there]
+
+
+def check_mel(
+    trained: AudioConfig | None,  # the front end that the vocoder was trained on, if known
+    given: AudioConfig | None,  # the front end of the log-mels, if known
+) -> None:
+    "Raise one `UserError` that names everything in which the two front ends differ."
+    problems = mel_problems(trained, given) if trained and given else []
+    if problems:
+        raise UserError(
+            "the log-mel is not the one that this vocoder was trained on: " + "; ".join(problems)
+        )
 
 # %% ../nbs/02_vocoder.ipynb #c677aaf2
 def as_row(
@@ -214,6 +263,7 @@ class Generator(nn.Module):
         super().__init__()
         check_vocoder(config)
         self.config, width = config, config.channels
+        self.audio: AudioConfig | None = None  # the mel it was trained on, once that is known
         block = RESIDUAL_BLOCKS[str(config.resblock)]
         self.conv_pre = convolution(config.mels, width, 7)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
@@ -460,8 +510,10 @@ def vocode(
     generator: Generator,  # folded or not, on any device
     log_mel: torch.Tensor,  # (..., mels, frames), natural log, from `audio.denormalize` if generated
     batch: int = 16,  # mels at a time
+    audio: AudioConfig | None = None,  # the front end of `log_mel`, to be compared if given
 ) -> torch.Tensor:  # (..., frames * hop) float32 in [-1, 1], on the device of `log_mel`
     "Sound for one log-mel or many; `UserError` if the bands do not fit."
+    check_mel(generator.audio, audio)
     mels = generator.config.mels
     if log_mel.ndim < 2 or log_mel.shape[-2] != mels:
         shape = tuple(log_mel.shape)
@@ -475,12 +527,17 @@ def vocode(
 def load_generator(
     path: str | Path,  # a weights file with a `vocoder` entry in its configuration
     device: str | torch.device = "cpu",  # where to put it
+    audio: AudioConfig | None = None,  # the front end that it must fit, if known
 ) -> Generator:  # folded, in evaluation mode
     "A trained generator, ready to use; `UserError` if the file is missing or of another model."
     state, config = load_weights(Path(path))
     if "vocoder" not in config:
         raise UserError(f"{path}: no 'vocoder' in its configuration, so these are not its weights")
     generator = Generator(from_json(VocoderConfig, config["vocoder"]))
+    if "audio" in config:
+        generator.audio = from_json(AudioConfig, config["audio"])
+    check_vocoder(generator.config, audio)
+    check_mel(generator.audio, audio)
     if not any("parametrizations" in name for name in state):
         fold(generator)
     try:
@@ -489,3 +546,212 @@ def load_generator(
         raise UserError(f"{path}: weights do not fit their own configuration") from error
     fold(generator)
     return generator.to(device)
+
+# %% ../nbs/02_vocoder.ipynb #c1e4c010
+_KEPT = {
+    "parametrizations.weight.original0": "weight_g",
+    "parametrizations.weight.original1": "weight_v",
+    "parametrizations.weight.original": "weight_orig",
+    "parametrizations.weight.0._u": "weight_u",
+    "parametrizations.weight.0._v": "weight_v",
+}
+_PARTS = {"periods": "mpd", "scales": "msd"}  # of `Discriminators`; a generator has one part
+
+
+def _official_name(
+    name: str,  # of a weight in our state dict
+) -> tuple[str, str]:  # part of the public checkpoint, name in it
+    "Where the public code keeps a weight."
+    layer, _, kept = name.partition("parametrizations")
+    name = layer + _KEPT["parametrizations" + kept] if kept else name
+    part, _, rest = name.partition(".")
+    return (_PARTS[part], f"discriminators.{rest}") if part in _PARTS else ("generator", name)
+
+
+def official_state(
+    module: Generator | Discriminators,  # a generator may be folded
+) -> dict[str, dict[str, torch.Tensor]]:  # {"generator": weights}, or "mpd" and "msd"
+    "Weights as the public HiFi-GAN code keeps them, with weight normalisation (its `models.py`)."
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    for ours, tensor in module.state_dict().items():
+        part, name = _official_name(ours)
+        state = parts.setdefault(part, {})
+        tensor = tensor.detach().cpu().clone()
+        if part == "mpd" and tensor.ndim == 3:
+            tensor = tensor.unsqueeze(-1)
+        if name.endswith(".weight"):  # folded: as long as it is, in its own direction
+            state[f"{name}_g"] = tensor.flatten(1).norm(dim=1).view(-1, *[1] * (tensor.ndim - 1))
+            name += "_v"
+        state[name] = tensor
+    return parts
+
+
+def load_official_state(
+    module: Generator | Discriminators,  # changed in place; a generator without g and v is folded
+    checkpoint: Mapping[str, Any],  # as `official_state` gives it; other entries are ignored
+) -> None:
+    "Take over weights of the public code; raises `UserError` if they do not fit."
+    bare = isinstance(module, Generator) and "conv_pre.weight" in checkpoint.get("generator", {})
+    if bare:
+        fold(module)
+    wanted = module.state_dict()
+    places = {name: _official_name(name) for name in wanted}
+    ours = {n: checkpoint.get(part, {}).get(name) for n, (part, name) in places.items()}
+    ours = {n: t.squeeze(-1) if t is not None and t.ndim == 4 else t for n, t in ours.items()}
+    wrong = [n for n, t in ours.items() if t is None or t.shape != wanted[n].shape]
+    extra = {part: set(checkpoint.get(part, {})) for part, _ in places.values()}
+    for part, name in places.values():
+        extra[part].discard(name)
+    surplus = [f"{part}: {name}" for part, names in extra.items() for name in sorted(names)]
+    if wrong or surplus:
+        first = ": ".join(places[wrong[0]]) if wrong else surplus[0]
+        raise UserError(
+            f"HiFi-GAN checkpoint: {len(wrong) + len(surplus)} of {len(wanted)} weights do not "
+            f"fit the configuration, the first is {first}: is it the config.json of this training?"
+        )
+    module.load_state_dict(ours)
+
+# %% ../nbs/02_vocoder.ipynb #c1e4c015
+_SIZES = {
+    "resblock": "resblock",
+    "upsample_rates": "upsample_rates",
+    "upsample_kernel_sizes": "upsample_kernels",
+    "upsample_initial_channel": "channels",
+    "resblock_kernel_sizes": "resblock_kernels",
+    "resblock_dilation_sizes": "resblock_dilations",
+    "segment_size": "segment",
+    "num_mels": "mels",
+    "hop_size": "hop",
+}
+_FRONT = {
+    "sampling_rate": "sample_rate",
+    "n_fft": "n_fft",
+    "win_size": "window",
+    "hop_size": "hop",
+    "num_mels": "mels",
+    "fmin": "f_min",
+    "fmax": "f_max",
+}
+_RECIPE = {  # what only the public code's training reads: its own values
+    "num_gpus": 0,
+    "batch_size": 16,
+    "learning_rate": 2e-4,
+    "adam_b1": 0.8,
+    "adam_b2": 0.99,
+    "lr_decay": 0.999,
+    "seed": 1234,
+    "fmax_for_loss": None,
+    "num_workers": 4,
+    "dist_config": {
+        "dist_backend": "nccl",
+        "dist_url": "tcp://localhost:54321",
+        "world_size": 1,
+    },
+}
+
+
+def from_official_config(
+    config: Mapping[str, Any],  # content of a `config.json` of the public code
+) -> tuple[VocoderConfig, AudioConfig]:
+    "Sizes and front end of a public HiFi-GAN; raises `UserError` if they cannot work."
+    lacking = [name for name in {**_SIZES, **_FRONT} if name not in config]
+    if lacking:
+        raise UserError(f"HiFi-GAN config.json: {', '.join(lacking)} missing: is it of HiFi-GAN?")
+    vocoder = from_json(VocoderConfig, {ours: config[name] for name, ours in _SIZES.items()})
+    front = {ours: config[name] for name, ours in _FRONT.items()}
+    if front["f_max"] is None:
+        front["f_max"] = front["sample_rate"] / 2
+    audio = from_json(AudioConfig, {**front, "frames": vocoder.segment // max(vocoder.hop, 1)})
+    check_vocoder(vocoder, audio)
+    return vocoder, audio
+
+
+def official_config(
+    config: VocoderConfig = VOCODER,  # sizes
+    audio: AudioConfig = AUDIO,  # the front end it was trained on
+) -> dict[str, Any]:  # for a `config.json`; the training recipe in it is the public one
+    "Sizes and front end as the public code writes them (its `config_v1.json`)."
+    check_vocoder(config, audio)
+    front = {name: getattr(audio, ours) for name, ours in _FRONT.items()}
+    sizes = {name: getattr(config, ours) for name, ours in _SIZES.items()}
+    return {**sizes, **front, "num_freq": audio.n_fft // 2 + 1, **_RECIPE}
+
+# %% ../nbs/02_vocoder.ipynb #c1e4c022
+def _open_official(
+    path: Path,  # a checkpoint of the public code
+    part: str,  # what must be in it
+) -> tuple[dict[str, Any], VocoderConfig, AudioConfig]:
+    "A public checkpoint and the `config.json` beside it."
+    try:
+        config = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: a HiFi-GAN checkpoint needs its config.json beside it") from None
+    except ValueError as error:
+        raise UserError(f"{path.parent / 'config.json'} is not JSON: {error}") from None
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"no HiFi-GAN checkpoint at {path}: check the name") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} is damaged, or holds more than weights and is not safe to open: fetch it again"
+        ) from error
+    if not isinstance(checkpoint, dict) or part not in checkpoint:
+        raise UserError(f"{path}: no {part!r} in it, so it is not the HiFi-GAN checkpoint wanted")
+    return checkpoint, *from_official_config(config)
+
+
+def load_official(
+    path: str | Path,  # e.g. `g_02500000`, with its `config.json` beside it
+    device: str | torch.device = "cpu",  # where to put it
+    audio: AudioConfig | None = None,  # the front end that it must fit, if known
+    folded: bool = True,  # False keeps weight normalisation, to train on
+) -> Generator:  # in evaluation mode; its `audio` is the front end it was trained on
+    "A generator of the public HiFi-GAN code; raises `UserError` if it does not fit."
+    checkpoint, config, trained = _open_official(Path(path), "generator")
+    check_mel(trained, audio)
+    generator = Generator(config)
+    load_official_state(generator, checkpoint)
+    generator.audio = trained
+    if folded:
+        fold(generator)
+    return generator.eval().to(device)
+
+
+def load_official_discriminators(
+    path: str | Path,  # e.g. `do_02500000`, with its `config.json` beside it
+    device: str | torch.device = "cpu",  # where to put it
+) -> Discriminators:  # in training mode
+    "The discriminators of the public HiFi-GAN code; raises `UserError` if they cannot be read."
+    checkpoint, config, _ = _open_official(Path(path), "mpd")
+    jury = Discriminators(config)
+    load_official_state(jury, checkpoint)
+    return jury.to(device)
+
+
+def save_official(
+    folder: str | Path,  # gets `config.json`, `g_...` and, with discriminators, `do_...`
+    generator: Generator,  # folded or not
+    discriminators: Discriminators | None = None,  # at full width only
+    audio: AudioConfig = AUDIO,  # the front end they were trained on
+    steps: int = 0,  # of training, for the files' names
+) -> Path:  # of the generator's file
+    "Write a checkpoint that tools made for HiFi-GAN read; raises `UserError` if they could not."
+    folder = Path(folder)
+    parts: dict[str, dict[str, Any]] = {"g": official_state(generator)}
+    if discriminators is not None:
+        judges = official_state(discriminators)
+        if len(judges["msd"]["discriminators.0.convs.0.bias"]) != SCALE_LAYERS[0][0]:
+            raise UserError("HiFi-GAN has full-width discriminators: save the generator alone")
+        counts = len(parts["g"]["generator"]), len(list(discriminators.parameters()))
+        empty = ([nn.Parameter(torch.zeros(0)) for _ in range(count)] for count in counts)
+        fresh = [torch.optim.AdamW(parameters) for parameters in empty]
+        for optimizer in fresh:
+            optimizer.param_groups[0].update(lr=2e-4, betas=(0.8, 0.99))
+        states = dict(zip(("optim_g", "optim_d"), (o.state_dict() for o in fresh), strict=True))
+        parts["do"] = {**judges, **states, "steps": steps, "epoch": -1}
+    config = official_config(generator.config, audio)
+    write_text(folder / "config.json", json.dumps(config, indent=4) + "\n")
+    for kind, content in parts.items():
+        write_atomic(folder / f"{kind}_{steps:08d}", partial(torch.save, content))
+    return folder / f"g_{steps:08d}"
