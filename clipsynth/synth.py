@@ -97,6 +97,8 @@ class Synthesizer:
         steps, parts = steps or self.profile.eval.sample_steps, []
         sample = partial(SAMPLERS[self.profile.eval.sampler], self.diffusion, self.unet)
         condition = as_condition(embedding.float()).to(self.device)
+        # many CPUs emulate bfloat16, at a twentieth of float32's speed
+        precision = torch.bfloat16 if self.device.type == "cuda" else None
         with progress(
             None, "sampling", total=steps * -(-len(condition) // batch), unit="step"
         ) as bar:
@@ -108,7 +110,7 @@ class Synthesizer:
                         seeds=list(seeds[chosen]),
                         shape=(1, AUDIO.mels, frames),
                         steps=steps,
-                        autocast=torch.bfloat16,
+                        autocast=precision,
                         callback=lambda step, guess: bar.update(),
                     )
                 )
