@@ -708,15 +708,15 @@ def _in_child(function: Callable[[Any], Any], job: Any, seconds: float) -> tuple
 
 # %% ../nbs/00_data.ipynb #14461bdd
 def part_of(
-    jobs: Sequence[Job],
+    videos: Sequence[Video],
     part: str,  # "3/8": the third of eight
-) -> list[Job]:
-    "The jobs of one part of a list; raises `UserError`."
+) -> list[Video]:
+    "One part of a list; raises `UserError`."
     number, _, count = part.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise UserError(f"part {part!r}: write the part and the number of parts, for example 3/8")
     mine = int(number) - 1
-    return [job for job in jobs if int(digest(job.stem), 16) % int(count) == mine]
+    return [video for video in videos if int(digest(video.stem), 16) % int(count) == mine]
 
 # %% ../nbs/00_data.ipynb #c0337184
 def reasons(
@@ -774,9 +774,9 @@ def prepare_part(
     "Make the shards of one part of a list, for a machine among others; raises `UserError`."
     chosen = named_profile(profile) if isinstance(profile, str) else profile
     folder = dataset_dir(chosen, dataset)
-    videos = read_list(_listed(dataset, chosen, how.get("workers")))
+    videos = part_of(read_list(_listed(dataset, chosen, how.get("workers"))), part)
     places = folder / "videos", folder / "features", _image_size(chosen.clip)
-    todo = pending(part_of(plan(videos, *places, chosen.data, chosen.audio), part))
+    todo = pending(plan(videos, *places, chosen.data, chosen.audio))
     make_shards(todo, **how)
     return len(todo)
 
