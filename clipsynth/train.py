@@ -97,7 +97,8 @@ class DiffusionTask:
         profile: Profile,
         dataset: str,
         seed: int = 0,  # of the initial weights
-        text: bool = False,  # CLIPSynth-Text: condition on the label's prompt instead of a frame
+        text_share: float = 0.0,  # examples that get the label's prompt instead of a frame
+        dropped: float = 0.0,  # examples that get no query, the zero vector, for guidance
         device: torch.device | str = "cpu",
     ):
         store = Store(dataset_dir(profile, dataset) / "features")
@@ -105,11 +106,11 @@ class DiffusionTask:
         if not len(self.rows):
             raise UserError(f"{store.folder} has no training rows: add videos, or lower test_share")
         self.mel = torch.from_numpy(np.array(store.mel)).to(device)
-        self.text, self.store_digest = text, store.digest
-        if text:
-            self.condition = label_embeddings(store, profile, dataset, device)[:, None]
-        else:  # (clip, second, width)
-            self.condition = torch.from_numpy(np.array(store.embedding)).to(device)
+        self.text_share, self.dropped, self.store_digest = text_share, dropped, store.digest
+        if text_share:  # (clip, width)
+            self.words = label_embeddings(store, profile, dataset, device)
+        if text_share < 1:  # (clip, second, width)
+            self.frames = torch.from_numpy(np.array(store.embedding)).to(device)
         self.unet_config, self.diffusion_config = profile.unet, profile.diffusion
         self.diffusion = Diffusion(profile.diffusion)
         with torch.random.fork_rng(devices=[]):
@@ -123,12 +124,14 @@ class DiffusionTask:
 
     def config(self) -> dict[str, Any]:
         "Configuration of network and process, and the store it learned from."
-        return {
+        query = {0.0: "image", 1.0: "text"}.get(self.text_share, "hybrid")
+        config = {
             "unet": self.unet_config,
             "diffusion": self.diffusion_config,
             "store": self.store_digest,
-            "query": "text" if self.text else "image",
+            "query": query,
         }
+        return {**config, "dropped": self.dropped} if self.dropped else config
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         "Random windows of mel (size, 1, 64, 64) in [-1, 1] with one embedding each (size, width)."
@@ -136,13 +139,28 @@ class DiffusionTask:
         start = rng.integers(self.mel.shape[-1] - AUDIO.frames + 1, size=size)
         column = torch.from_numpy(start[:, None] + np.arange(AUDIO.frames)).to(self.device)
         window = self.mel[rows].gather(2, column[:, None].expand(-1, AUDIO.mels, -1))
-        shown = (
-            np.zeros(size, dtype=np.int64)
-            if self.text
-            else frame_in_window(start, rng, self.condition.shape[1])
-        )
-        embedding = self.condition[rows, torch.from_numpy(shown).to(self.device)].float()
-        return {"mel": normalize(window.float())[:, None], "condition": as_condition(embedding)}
+        condition = as_condition(self.queries(rows, start, rng))
+        return {"mel": normalize(window.float())[:, None], "condition": condition}
+
+    def queries(
+        self,
+        rows: torch.Tensor,  # (size,), of the store
+        start: np.ndarray,  # (size,), first mel frame of each window
+        rng: np.random.Generator,
+    ) -> torch.Tensor:  # (size, width), unit norm, or zeros for no query
+        "One query for each window: a picture shown in it, its label's prompt, or none."
+        if self.text_share == 1:
+            query = self.words[rows].float()
+        else:
+            shown = torch.from_numpy(frame_in_window(start, rng, self.frames.shape[1]))
+            query = self.frames[rows, shown.to(self.device)].float()
+        if 0 < self.text_share < 1:
+            read = torch.from_numpy(rng.random(len(rows)) < self.text_share).to(self.device)
+            query = torch.where(read[:, None], self.words[rows].float(), query)
+        if self.dropped:
+            none = torch.from_numpy(rng.random(len(rows)) < self.dropped).to(self.device)
+            query = query.masked_fill(none[:, None], 0.0)
+        return query
 
     def losses(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> Losses:
         "The hybrid loss, its two parts, and the first by quarter of the noise scale."
@@ -256,7 +274,9 @@ class VocoderTask:
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "miniclip": ("clipsynth.query:MiniClipTask", {}),
     "clipsynth": ("clipsynth.train:DiffusionTask", {}),
-    "clipsynth-text": ("clipsynth.train:DiffusionTask", {"text": True}),
+    "clipsynth-text": ("clipsynth.train:DiffusionTask", {"text_share": 1.0}),
+    "clipsynth-hybrid": ("clipsynth.train:DiffusionTask", {"text_share": 0.5}),
+    "clipsynth-guided": ("clipsynth.train:DiffusionTask", {"dropped": 0.1}),
     "hifigan": ("clipsynth.train:VocoderTask", {}),
     "audio-net": ("clipsynth.metrics:AudioNetTask", {}),
     "mel-net": ("clipsynth.metrics:MelNetTask", {}),
