@@ -212,10 +212,15 @@ class Profile:
     everyday: EverydayConfig = EverydayConfig()
     data: DataConfig = DataConfig()
     unet: UNetConfig = UNetConfig()
+    unets: dict[str, UNetConfig] = field(default_factory=dict)  # by dataset, where not `unet`
     diffusion: DiffusionConfig = DiffusionConfig()
     vocoder: VocoderConfig = VocoderConfig()
     train: dict[str, TrainConfig] = field(default_factory=dict)  # by model
     eval: EvalConfig = EvalConfig()
+
+    def unet_of(self, dataset: str) -> UNetConfig:
+        "The U-Net of a dataset's diffusion models."
+        return self.unets.get(dataset, self.unet)
 
 # %% ../nbs/00_core.ipynb #24168bb5
 DIFFUSION_MODELS = ("clipsynth", "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided")
@@ -270,6 +275,11 @@ MINI = Profile(
     unet=UNetConfig(
         channels=64, multipliers=(1, 1, 1), blocks=1, attention=(8,), patch=4, condition=64
     ),
+    unets={  # narrower, so that both zoos fit into a clone
+        "mini-vggsound": UNetConfig(
+            channels=40, multipliers=(1, 1, 1), blocks=1, attention=(8,), patch=4, condition=64
+        )
+    },
     vocoder=VocoderConfig(
         channels=128,
         resblock="2",
@@ -323,6 +333,7 @@ SMOKE = replace(
     ),
     data=replace(MINI.data, test_share=0.34),
     unet=replace(MINI.unet, channels=16, multipliers=(1, 2), blocks=1, attention=(8,), heads=2),
+    unets={},
     vocoder=VocoderConfig(
         channels=16,
         resblock="2",
@@ -845,6 +856,17 @@ class Report:
         self._note(path, caption)
         return _display(text)
 
+    def page(
+        self,
+        name: str,
+        html: str,  # a whole page that needs no other file
+        caption: str,
+    ) -> None:
+        "Write a page to look at and listen to, to `pages/`."
+        path = self.folder / "pages" / f"{name}.html"
+        write_text(path, html)
+        self._note(path, caption)
+
     def value(
         self,
         name: str,  # e.g. "gap.centroid_distance"
@@ -888,7 +910,7 @@ class Report:
         rows = [
             f"| [{key}]({key}) | {entry['notebook']} | {entry['caption']} |"
             for key, entry in known.items()
-            if key.endswith((".csv", ".png", ".flac")) or key.startswith("cards/")
+            if key.endswith((".csv", ".png", ".flac")) or key.startswith(("cards/", "pages/"))
         ]
         text = "\n".join(
             [

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FINE', 'mean_and_factor', 'frechet_distance', 'expected_floor', 'one_thread', 'half_sample', 'Estimate', 'interval',
            'median_distance', 'kernel_distance', 'class_accuracy', 'MetricNet', 'MelNet', 'AudioNet', 'embed_all',
-           'heard_classes', 'MetricTask', 'AudioNetTask', 'MelNetTask', 'louder_crop', 'load_audio_net', 'load_mel_net']
+           'heard_classes', 'MetricTask', 'AudioNetTask', 'MelNetTask', 'louder_crop', 'timbre', 'SecondOpinion',
+           'load_audio_net', 'load_mel_net']
 
 # %% ../nbs/04a_metrics.ipynb #1556e436
 from collections.abc import Callable, Iterator, Sequence
@@ -405,6 +406,44 @@ def louder_crop(
     crops = [sound[..., start : start + length] for start in starts]
     silence = np.float32(0 if sound.ndim == 1 else -11.5)  # of a waveform, of a log-mel
     return max(crops, key=lambda crop: float(np.abs(crop - silence).mean()))
+
+# %% ../nbs/04a_metrics.ipynb #5ec0d0b2
+def timbre(
+    mels: Any,  # (n, mels, frames) in [-1, 1]
+    coefficients: int = 24,  # of the cosine transform over the bands
+) -> np.ndarray:  # (n, 3 x coefficients - 1) float64
+    "Cepstral statistics: mean, spread and change of each coefficient, the level left out."
+    from scipy.fft import dct
+
+    cepstrum = dct(np.asarray(mels, dtype=np.float64), axis=1, norm="ortho")[:, :coefficients]
+    change = np.abs(np.diff(cepstrum, axis=2)).mean(2)
+    return np.concatenate([cepstrum.mean(2)[:, 1:], cepstrum.std(2), change], axis=1)
+
+
+class SecondOpinion:
+    "A judge without a stake: logistic regression on `timbre`, from real mels and their classes."
+
+    def __init__(
+        self,
+        mels: Any,  # (n, mels, frames) in [-1, 1], of training sound
+        labels: Sequence[str],  # (n,) their classes
+    ):
+        "Learn; raises `UserError` where there are no two classes to tell apart."
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        if len(set(labels)) < 2:
+            raise UserError("a second opinion needs sounds of two classes at least")
+        self.model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1_000))
+        self.model.fit(timbre(mels), np.asarray(labels))
+
+    def hear(
+        self,
+        mels: Any,  # (n, mels, frames) in [-1, 1]
+    ) -> np.ndarray:  # (n,) class names
+        "The class of each mel."
+        return self.model.predict(timbre(mels))
 
 # %% ../nbs/04a_metrics.ipynb #68aae12f
 def _load(path: str | Path, kind: type[MetricNet], name: str) -> Any:

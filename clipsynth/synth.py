@@ -7,11 +7,12 @@ __all__ = ['SAMPLERS', 'Synthesizer', 'published', 'load_denoiser', 'checked', '
 
 # %% ../nbs/03a_synth.ipynb #49e3b7cf
 import argparse
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +30,9 @@ from clipsynth.core import (
     write_atomic,
 )
 from .audio import AUDIO, denormalize, save_audio, sound_format
-from .diffusion import Diffusion
+from .diffusion import Denoiser, Diffusion
 from .query import QueryEncoder, as_condition, clip_of, prompt
-from .samplers import dpm_solver
+from .samplers import continued, ddim, dpm_solver, guided, heun
 from .unet import UNet
 from .vocoder import Generator, load_generator, vocode
 from .core import profile as get_profile
@@ -39,7 +40,9 @@ from .core import profile as get_profile
 # %% ../nbs/03a_synth.ipynb #29daa961
 SAMPLERS: dict[str, Callable[..., torch.Tensor]] = {
     "ancestral": Diffusion.sample,  # the paper's
+    "ddim": ddim,
     "dpm-solver": dpm_solver,
+    "heun": heun,  # two evaluations a step
 }
 
 # %% ../nbs/03a_synth.ipynb #44144e72
@@ -49,15 +52,19 @@ class Synthesizer:
     def __init__(
         self,
         weights: str = "mini-music",  # whose weights: a dataset's name
-        model: str = "clipsynth",  # or "clipsynth-text"
+        model: str = "clipsynth",  # or "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided"
         profile: str | Profile = "mini",
         device: str = "auto",
+        sampler: str | None = None,  # a key of `SAMPLERS`; the profile's when None
     ):
         self.profile = get_profile(profile) if isinstance(profile, str) else profile
         self.dataset, self.model, self.device = weights, model, pick_device(device)
         self.paths = {name: published(self.profile, weights, name) for name in (model, "hifigan")}
         self.unet, self.diffusion = load_denoiser(self.paths[model], self.device)
-        self.vocoder: Generator = load_generator(self.paths["hifigan"], self.device)
+        self.vocoder: Generator = load_generator(self.paths["hifigan"], self.device, AUDIO)
+        self.sampler = sampler or self.profile.eval.sampler
+        if self.sampler not in SAMPLERS:
+            raise UserError(f"no sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
         self._encoder: QueryEncoder | None = None
 
     @property
@@ -92,10 +99,13 @@ class Synthesizer:
         steps: int | None = None,  # evaluations of the network; the profile's when None
         frames: int = AUDIO.frames,
         batch: int = 64,
+        around: Callable[[Denoiser], Denoiser] | None = None,  # a dial of `samplers`: guidance, …
+        **options: Any,  # of the sampler: initial, eta, order
     ) -> torch.Tensor:  # (n, mels, frames) in [-1, 1]
-        "Sample mels with the profile's sampler, in batches, with a progress bar."
+        "Sample mels in batches, with a progress bar."
         steps, parts = steps or self.profile.eval.sample_steps, []
-        sample = partial(SAMPLERS[self.profile.eval.sampler], self.diffusion, self.unet)
+        denoiser = around(self.unet) if around else self.unet
+        sample = partial(SAMPLERS[self.sampler], self.diffusion, denoiser, **options)
         condition = as_condition(embedding.float()).to(self.device)
         # many CPUs emulate bfloat16, at a twentieth of float32's speed
         precision = torch.bfloat16 if self.device.type == "cuda" else None
@@ -129,12 +139,71 @@ class Synthesizer:
         picture: np.ndarray | None = None,  # (height, width, 3) uint8, instead of a text query
         seed: int = 0,
         steps: int | None = None,
-    ) -> torch.Tensor:  # (65,536,) in [-1, 1]: 4.096 seconds
-        "One sound for one query."
+        seconds: float | None = None,  # any length; 4.096, one window, when None
+        guidance: float = 1.0,  # 1: none; more: exaggerate the query
+    ) -> torch.Tensor:  # (65,536,) in [-1, 1], or as many samples as were asked for
+        "One sound for one query; raises `UserError`."
         embedding = (
             self.embed_text([query or ""]) if picture is None else self.embed_image(picture[None])
         )
-        return self.waveforms(self.mels(embedding, [seed], steps))[0]
+        around = self.guidance(guidance)
+        if seconds is None:
+            return self.waveforms(self.mels(embedding, [seed], steps, around=around))[0]
+        return torch.cat(list(self.stream(embedding, seed, seconds, steps, around)))
+
+    def guidance(
+        self,
+        scale: float,  # 1: none; more: exaggerate the query
+    ) -> Callable[[Denoiser], Denoiser] | None:  # for `mels` and `stream`
+        "Classifier-free guidance; raises `UserError` for a model that always had a query."
+        if scale != 1 and not load_weights(self.paths[self.model])[1].get("dropped"):
+            raise UserError(
+                f"{self.model} was never trained without a query, so it cannot be guided: "
+                "use clipsynth-guided"
+            )
+        return None if scale == 1 else partial(guided, scale=scale)
+
+    def windows(
+        self,
+        embedding: torch.Tensor,  # (1, width), unit norm
+        seed: int,
+        frames: int,  # of mel, in all
+        steps: int | None = None,  # evaluations of the network for each window
+        around: Callable[[Denoiser], Denoiser] | None = None,  # a dial of `samplers`
+    ) -> Iterator[torch.Tensor]:  # (1, 1, mels, some frames) in [-1, 1], piece after piece
+        "A mel of any length, window by window."
+        return continued(
+            SAMPLERS[self.sampler],
+            self.diffusion,
+            around(self.unet) if around else self.unet,
+            as_condition(embedding.float()).to(self.device),
+            frames,
+            seeds=[seed],
+            steps=steps or self.profile.eval.sample_steps,
+        )
+
+    def stream(
+        self,
+        embedding: torch.Tensor,  # (1, width), unit norm
+        seed: int,
+        seconds: float,  # how long the sound is to be
+        steps: int | None = None,  # evaluations of the network for each window
+        around: Callable[[Denoiser], Denoiser] | None = None,  # a dial of `samplers`
+        margin: int = 8,  # mel frames that the vocoder sees on both sides of a seam
+    ) -> Iterator[torch.Tensor]:  # (samples,) in [-1, 1], piece after piece
+        "A sound of any length in the memory of one window; raises `UserError`."
+        if not 0 < seconds < math.inf:
+            raise UserError(f"a sound of {seconds} seconds: give a length above 0")
+        samples = round(seconds * AUDIO.sample_rate)
+        mel, heard, sound = torch.zeros(1, AUDIO.mels, 0), 0, torch.zeros(0)
+        for piece in self.windows(embedding, seed, -(-samples // AUDIO.hop), steps, around):
+            mel = torch.cat([mel, piece[:, 0].cpu()], dim=-1)
+            sound, ready = self.waveforms(mel)[0], max(heard, mel.shape[-1] - margin)
+            yield sound[heard * AUDIO.hop : ready * AUDIO.hop][:samples]
+            samples -= (ready - heard) * AUDIO.hop
+            kept = max(0, ready - margin)
+            mel, heard, sound = mel[..., kept:], ready - kept, sound[ready * AUDIO.hop :]
+        yield sound[: max(0, samples)]
 
 # %% ../nbs/03a_synth.ipynb #c66a9711
 def published(
@@ -203,8 +272,10 @@ def _synth(options: argparse.Namespace) -> None:
         raise UserError(f"--steps {options.steps}: at least 1 is needed")
     _check_output(options.output)
     weights = options.weights or get_profile(options.profile).datasets[0]
-    synthesizer = Synthesizer(weights, options.model, options.profile, options.device)
-    save_audio(options.output, synthesizer(options.query, picture, options.seed, options.steps))
+    model, profile, device = options.model, options.profile, options.device
+    synthesizer = Synthesizer(weights, model, profile, device, options.sampler)
+    how = {name: getattr(options, name) for name in ("seed", "steps", "seconds", "guidance")}
+    save_audio(options.output, synthesizer(options.query, picture, **how))
 
 
 def _check_output(path: str) -> None:
@@ -289,7 +360,14 @@ def _parser() -> argparse.ArgumentParser:
     synth.add_argument(
         "--weights", help="whose weights: a dataset's name, the profile's first by default"
     )
-    synth.add_argument("--model", default="clipsynth", help="clipsynth (default) or clipsynth-text")
+    synth.add_argument(
+        "--model", default="clipsynth", help="clipsynth (default), clipsynth-text, -hybrid, -guided"
+    )
+    synth.add_argument("--sampler", help=f"{', '.join(SAMPLERS)}; the profile's by default")
+    synth.add_argument("--seconds", type=float, help="length of the sound, 4.096 by default")
+    synth.add_argument(
+        "--guidance", type=float, default=1.0, help="of clipsynth-guided: 2 to 4 exaggerate the query"
+    )
     world = verb("world", _world, "Render the videos of a mini world.")
     download = verb("download", _download, "Fetch the videos of a dataset's list from YouTube.")
     download.add_argument("dataset", help="music, vggsound, or a folder of yours with a list in it")
@@ -307,7 +385,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--workers", type=int, help="processes; every core by default")
     train = verb("train", _train, "Train a model, or go on training it.")
     train.add_argument(
-        "model", help="clipsynth, clipsynth-text, hifigan, miniclip, audio-net or mel-net"
+        "model",
+        help="clipsynth, clipsynth-text, -hybrid or -guided, hifigan, miniclip, audio-net, mel-net",
     )
     train.add_argument("dataset", nargs="?", help="e.g. mini-music")
     train.add_argument("setting", nargs="*", help="name=value, e.g. steps=1000")

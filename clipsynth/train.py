@@ -111,11 +111,11 @@ class DiffusionTask:
             self.words = label_embeddings(store, profile, dataset, device)
         if text_share < 1:  # (clip, second, width)
             self.frames = torch.from_numpy(np.array(store.embedding)).to(device)
-        self.unet_config, self.diffusion_config = profile.unet, profile.diffusion
+        self.unet_config, self.diffusion_config = profile.unet_of(dataset), profile.diffusion
         self.diffusion = Diffusion(profile.diffusion)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.unet = UNet(profile.unet)
+            self.unet = UNet(self.unet_config)
         self.device = device
 
     def modules(self) -> dict[str, nn.Module]:
