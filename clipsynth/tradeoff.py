@@ -53,5 +53,5 @@ def walked(
         target = walked(bench, exact, samples, exact)["mels"].astype(np.float32)
         return {**notes, "apart": np.abs(mels.numpy() - target).mean((1, 2))}
 
-    name = f"walk-{walk.sampler}-{walk.steps}"
-    return bench.record(name, compute, "clipsynth", samples=samples, walk=list(walk), to=list(exact))
+    key = {"samples": samples, "walk": list(walk), "to": list(exact)}
+    return bench.record(f"walk-{walk.sampler}-{walk.steps}", compute, "clipsynth", **key)

@@ -116,7 +116,8 @@ def page_of(
 ) -> str:  # HTML
     "A page that needs no other file: for each class its real and its generated moments."
     ends = np.cumsum(notes["length"])
-    files = [notes["sound"][e - n : e].tobytes() for e, n in zip(ends, notes["length"], strict=True)]
+    parts = zip(ends, notes["length"], strict=True)
+    files = [notes["sound"][end - length : end].tobytes() for end, length in parts]
     names, count = bytes(notes["names"]).decode().split("\n"), len(notes["trial"])
     rows = []
     for c, name in enumerate(names):
