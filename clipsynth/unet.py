@@ -77,18 +77,21 @@ class Upsample(nn.Conv2d):
 def visible(
     size: tuple[int, int],  # rows and columns of a feature map
     like: torch.Tensor,  # gives dtype and device
-) -> torch.Tensor:  # (9, rows * columns), one where a tap lies inside the map, else zero
-    "Which taps of a zero-padded 3x3 convolution see the map, position by position."
-    return F.unfold(like.new_ones(1, 1, *size), kernel_size=3, padding=1)[0]
+    kernel: int = 3,  # of the convolution, odd
+    stride: int = 1,  # of the convolution
+) -> torch.Tensor:  # (taps, positions of the result), one where a tap lies inside the map, else zero
+    "Which taps of a zero-padded convolution see the map, position by position."
+    ones = like.new_ones(1, 1, *size)
+    return F.unfold(ones, kernel, padding=kernel // 2, stride=stride)[0]
 
 # %% ../nbs/01a_unet.ipynb #1ecdf80d
 def add_constant(
     result: torch.Tensor,  # (batch, channels, rows, columns), contiguous or channels last
-    taps: torch.Tensor,  # (batch, 9, channels), what each tap makes of the condition
+    taps: torch.Tensor,  # (batch, taps, channels), what each tap makes of the condition
+    masks: torch.Tensor,  # (taps, rows * columns), from `visible`
 ) -> torch.Tensor:  # like result
     "Add to every position the taps that it sees: one matrix product of inner size nine."
-    batch, size = len(result), result.shape[-2:]
-    masks = visible((size[0], size[1]), result).expand(batch, -1, -1)
+    size, masks = result.shape[-2:], masks.expand(len(result), -1, -1)
     if result.is_contiguous():
         return torch.baddbmm(result.flatten(2), taps.mT, masks).unflatten(2, size)
     rows = result.permute(0, 2, 3, 1).flatten(1, 2)
@@ -108,31 +111,37 @@ def _check_condition(
 
 # %% ../nbs/01a_unet.ipynb #10e67856
 class ConditionedConv2d(nn.Conv2d):
-    "3x3 convolution of features concatenated with a constant condition, which is never built."
+    "Convolution of features concatenated with a constant condition, which is never built."
 
     def __init__(
         self,
         channels: int,  # of the features
         condition: int,  # width of the condition vector; 0 makes a plain convolution
         channels_out: int,  # of the result
+        kernel: int = 3,  # rows and columns of the kernel, odd
+        stride: int = 1,  # in both directions
     ):
-        "Its weight is (channels_out, channels + condition, 3, 3), as in the plain concatenation."
-        super().__init__(channels + condition, channels_out, 3, padding=1)
+        "Its weight is that of the plain concatenation: channels + condition wide."
+        if not kernel % 2:
+            raise UserError(f"ConditionedConv2d: kernel {kernel} has no middle, choose an odd one")
+        super().__init__(channels + condition, channels_out, kernel, stride, padding=kernel // 2)
         self.widths = (channels, condition)
 
     def forward(
         self,
         features: torch.Tensor,  # (batch, channels, rows, columns)
         condition: torch.Tensor | None = None,  # (batch, condition); ignored if its width is 0
-    ) -> torch.Tensor:  # (batch, channels_out, rows, columns)
+    ) -> torch.Tensor:  # (batch, channels_out, rows / stride, columns / stride), rounded up
         "Convolve as if the condition had been repeated everywhere and concatenated."
         if not self.widths[1]:
             return super().forward(features)
         condition = _check_condition(condition, len(features), self.widths[1])
         own, constant = self.weight.split(self.widths, dim=1)
-        result = F.conv2d(features, own, self.bias, padding=1)
+        result = F.conv2d(features, own, self.bias, self.stride, self.padding)
         taps = F.linear(condition, constant.permute(2, 3, 0, 1).flatten(0, 2))
-        return add_constant(result, taps.unflatten(1, (9, -1)).to(result.dtype))
+        taps = taps.unflatten(1, (-1, self.out_channels)).to(result.dtype)
+        size, kernel, stride = features.shape[-2:], self.kernel_size[0], self.stride[0]
+        return add_constant(result, taps, visible((size[0], size[1]), result, kernel, stride))
 
 # %% ../nbs/01a_unet.ipynb #9e2b8a4e
 def attend(
