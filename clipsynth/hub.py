@@ -175,7 +175,7 @@ def from_pretrained(
             raise UserError(f"{path} is missing, or is not the file of {CONFIG}: fetch it again")
     parts[config["model"]] = parts.pop("denoiser")
     names = config["dataset"], config["model"], config["profile"]
-    return Synthesizer(*names, device, parts)
+    return Synthesizer(*names, device, paths=parts)
 
 
 def _checked_config(folder: Path) -> dict[str, Any]:

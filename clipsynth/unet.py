@@ -138,8 +138,8 @@ class ConditionedConv2d(nn.Conv2d):
         condition = _check_condition(condition, len(features), self.widths[1])
         own, constant = self.weight.split(self.widths, dim=1)
         result = F.conv2d(features, own, self.bias, self.stride, self.padding)
-        each = condition.expand(self.out_channels, -1, -1)
-        taps = torch.bmm(each, constant.flatten(2)).permute(1, 2, 0).to(result.dtype)
+        taps = F.linear(condition, constant.permute(2, 3, 0, 1).flatten(0, 2))
+        taps = taps.unflatten(1, (-1, self.out_channels)).to(result.dtype)
         size, kernel, stride = features.shape[-2:], self.kernel_size[0], self.stride[0]
         return add_constant(result, taps, visible((size[0], size[1]), result, kernel, stride))
 
