@@ -12,7 +12,6 @@ needs ffmpeg on the PATH)
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -24,10 +23,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timing import machine, save, spent
 
 from clipsynth import data, video
 from clipsynth.audio import AUDIO, HIGH, LOW, log_mel
-from clipsynth.core import numpy_rng, write_text
+from clipsynth.core import numpy_rng
 from clipsynth.query import QueryEncoder
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
@@ -188,13 +188,6 @@ def ours(videos: Path, folder: Path, names: list[str], size: int) -> float:
     jobs = data.plan(listed, videos, folder, size)
     data.make_shards(jobs, workers=data.cores())
     data.assemble(listed, jobs, folder)
-    return time.perf_counter() - began
-
-
-def spent(work, *arguments) -> float:
-    """Seconds that a call takes."""
-    began = time.perf_counter()
-    work(*arguments)
     return time.perf_counter() - began
 
 
@@ -388,8 +381,7 @@ def main() -> None:
         sys.exit("bench/data.py compares with ffmpeg: put it on the PATH")
     os.environ["CLIPSYNTH_QUIET"] = "1"
     result = json.loads(RESULTS.read_text()) if options.only and RESULTS.exists() else {}
-    result |= {"machine": cpu_name(), "cores": data.cores(), "torch": torch.__version__}
-    result["made"] = time.strftime("%Y-%m-%d")
+    result |= machine()
     with tempfile.TemporaryDirectory() as name:
         room, videos = Path(name), Path(name, "videos")
         videos.mkdir()
@@ -403,17 +395,7 @@ def main() -> None:
         if options.only in (None, "reads"):
             result["store_reads"] = store_reads(room / "reads")
             print(result["store_reads"], flush=True)
-    rounded = json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.4g}"))
-    write_text(RESULTS, json.dumps(rounded, indent=1) + "\n")
-    print("written to bench/results/data.json")
-
-
-def cpu_name() -> str:
-    """What the machine calls its processor."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.machine()
+    save(RESULTS, result)
 
 
 if __name__ == "__main__":

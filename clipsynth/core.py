@@ -6,9 +6,10 @@
 __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'UserError', 'repo_root', 'AudioConfig', 'WorldConfig',
            'EverydayConfig', 'DataConfig', 'UNetConfig', 'DiffusionConfig', 'VocoderConfig', 'TrainConfig',
            'EvalConfig', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'room', 'dataset_dir',
-           'runs_dir', 'weights_file', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device', 'write_atomic',
-           'write_text', 'digest', 'code_digest', 'save_weights', 'load_weights', 'record', 'record_key', 'progress',
-           'notebook_digest', 'made_with', 'plot_style', 'Report']
+           'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device',
+           'autocast_dtype', 'write_atomic', 'write_text', 'digest', 'code_digest', 'save_weights', 'load_weights',
+           'record', 'record_key', 'progress', 'first_process', 'notice', 'notebook_digest', 'made_with', 'plot_style',
+           'Report']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -171,17 +172,27 @@ class TrainConfig:
     decay: str = "constant"  # "constant", "cosine", or "step": multiply by `gamma` at each step
     gamma: float = 1.0
     ema: float = 0.9999  # ramped: min(ema, (1 + step) / (10 + step))
-    precision: str = "bf16"  # "bf16" (autocast) or "fp32"
+    precision: str = "bf16"  # "bf16" (autocast, where the device computes in it) or "fp32"
     compile: bool = False  # torch.compile, worth it on a GPU
     alone: int = 0  # HiFi-GAN: first steps with the mel loss only, before the discriminators join
     log_every: int = 100
     save_seconds: float = 300.0  # resumable state at least this often
     seed: int = 0
+    accumulate: int = 1  # batches whose gradients are added up for one update
+    tensorboard: bool = False  # the log, and samples, for TensorBoard too
+    sample_every: int = 0  # steps between samples; 0: none
 
     def __post_init__(self) -> None:
         "Refuse what would be ignored or never end; raises `UserError`."
-        if self.steps < 1 or self.batch < 1 or self.log_every < 1:
-            raise UserError(f"training: steps {self.steps}, batch {self.batch}: at least 1 each")
+        for name in ("steps", "batch", "log_every", "accumulate"):
+            if getattr(self, name) < 1:
+                raise UserError(f"training: {name} is {getattr(self, name)}: at least 1 is needed")
+        if self.sample_every < 0 or (self.sample_every and not self.tensorboard):
+            raise UserError(
+                f"training: sample_every {self.sample_every} needs tensorboard=true, where samples go"
+                if self.sample_every > 0
+                else f"training: sample_every {self.sample_every}: 0 for none, or steps between them"
+            )
         if self.precision not in ("bf16", "fp32"):
             raise UserError(f"training: precision {self.precision!r} is neither bf16 nor fp32")
         if self.decay not in ("constant", "cosine", "step"):
@@ -447,6 +458,14 @@ def weights_file(
     committed = repo_root() / "data" / inside
     return committed if committed.exists() else path
 
+
+def seeded(
+    model: str,  # e.g. "clipsynth"
+    seed: int,  # of initial weights, batches and noise
+) -> str:
+    "The name under which a model trained with a seed is kept: seed 0 has the bare name."
+    return f"{model}-seed{seed}" if seed else model
+
 # %% ../nbs/00_core.ipynb #8794cc0d
 def _seed(names: tuple[Any, ...], seed: int) -> int:
     text = json.dumps([seed, *map(str, names)])
@@ -489,6 +508,8 @@ def pick_device(
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cuda" and "LOCAL_RANK" in os.environ:  # a launcher's: a card for each process
+            name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -496,6 +517,21 @@ def pick_device(
             f"device {name!r} cannot be used here ({str(error).splitlines()[0]}): try cpu"
         ) from None
     return torch.device(name)
+
+# %% ../nbs/00_core.ipynb #9cd5bcfd
+def autocast_dtype(
+    device: "str | torch.device",
+) -> "torch.dtype | None":  # bfloat16, or None where float32 is faster
+    "The lower precision that a device computes in itself, rather than by emulation."
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cpu":
+        tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+        return torch.bfloat16 if tiles() else None
+    if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return None
 
 # %% ../nbs/00_core.ipynb #4b1432a8
 def write_atomic(
@@ -575,7 +611,7 @@ def save_weights(
 ) -> Path:
     "Write weights and their configuration to one safetensors file, atomically."
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     state = weights if isinstance(weights, dict) else weights.state_dict()
     kind = torch.float16 if half else torch.float32
@@ -586,7 +622,7 @@ def save_weights(
         for k, v in state.items()
     }
     about = {"config": json.dumps(to_json(config), sort_keys=True), "format": "pt"}
-    return write_atomic(path, lambda part: save_file(tensors, str(part), metadata=about))
+    return write_atomic(path, lambda part: part.write_bytes(save(tensors, metadata=about)))
 
 
 def load_weights(
@@ -655,6 +691,7 @@ def progress(
     from tqdm import tqdm
 
     quiet = bool(os.environ.get("IN_TEST") or os.environ.get("CLIPSYNTH_QUIET"))
+    quiet = quiet or not first_process()
     return tqdm(
         items,
         desc=description,
@@ -666,6 +703,19 @@ def progress(
         mininterval=1.0,
         dynamic_ncols=True,
     )
+
+
+def first_process() -> bool:
+    "Whether this process speaks: it was started alone, or it is the first that a launcher started."
+    return os.environ.get("RANK", "0") == "0"
+
+
+def notice(
+    text: str,  # one line
+) -> None:
+    "Tell the user something that is no mistake, on the error stream."
+    if first_process():
+        print(f"clipsynth: {text}", file=sys.stderr)
 
 # %% ../nbs/00_core.ipynb #1ec2f1e9
 def notebook_digest(

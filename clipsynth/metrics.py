@@ -305,6 +305,7 @@ class MetricTask:
         profile: str | Profile,
         dataset: str,  # e.g. "mini-music"
         seed: int = 0,
+        device: torch.device | str = "cpu",  # where it is trained; batches are made on the CPU
         store: Any = None,  # a feature store; None: the dataset's own
     ):
         if store is None:
@@ -329,13 +330,12 @@ class MetricTask:
         "What is trained."
         return {"net": self.net}
 
-    def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         "Cross-entropy with a little label smoothing, and the accuracy of the batch."
         logits = self.net(batch["sound"])
-        right = (logits.argmax(1) == batch["target"]).float().mean()
-        return F.cross_entropy(logits, batch["target"], label_smoothing=0.05), {
-            "accuracy": float(right)
-        }
+        right = (logits.argmax(1) == batch["target"]).float()
+        loss = F.cross_entropy(logits, batch["target"], label_smoothing=0.05)
+        return loss, {"accuracy": right}
 
     def config(self) -> dict[str, Any]:
         "All that is needed to build the network again; saved inside the weights."

@@ -391,10 +391,11 @@ class MiniClipTask:
     def __init__(
         self,
         profile: Profile,  # smoke draws a small pool
+        dataset: str | None = None,  # whose pictures and words; None: MiniMUSIC's
         seed: int = 0,  # of pool, captions and initial weights
+        device: torch.device | str = "cpu",  # where it is trained; batches are made on the CPU
         pictures: int | None = None,  # pool size; None: 20,000 (smoke: 256)
         workers: int = 2,  # processes that draw
-        dataset: str | None = None,  # whose pictures and words; None: MiniMUSIC's
     ):
         count = pictures or (256 if profile.name == "smoke" else 20_000)
         self.dataset, self.seed = dataset or "mini-music", seed
@@ -428,7 +429,7 @@ class MiniClipTask:
             "text": self.tokenizer([self.caption_of(int(i), rng) for i in chosen]),
         }
 
-    def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, float]]:
+    def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The contrastive loss of a batch, with the matched cosine and the distance of the centroids."""
         images = self.clip.encode_image(normalized(batch["image"]), normalize=True)
         rows, which = batch["text"].unique(dim=0, return_inverse=True)
@@ -436,8 +437,8 @@ class MiniClipTask:
         loss = contrastive_loss(images, texts, self.clip.logit_scale.exp())
         with torch.no_grad():
             logs = {
-                "matched": float((images * texts).sum(-1).mean()),
-                "gap": float((images.mean(0) - texts.mean(0)).norm()),
+                "matched": (images * texts).sum(-1).mean(),
+                "gap": (images.mean(0) - texts.mean(0)).norm(),
             }
         return loss, logs
 

@@ -22,6 +22,7 @@ from clipsynth.core import (
     Profile,
     UNetConfig,
     UserError,
+    first_process,
     from_json,
     load_weights,
     pick_device,
@@ -52,14 +53,16 @@ class Synthesizer:
     def __init__(
         self,
         weights: str = "mini-music",  # whose weights: a dataset's name
-        model: str = "clipsynth",  # or "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided"
+        model: str = "clipsynth",  # or "clipsynth-text", -hybrid, -guided; "…-seed1" for a seed
         profile: str | Profile = "mini",
         device: str = "auto",
         sampler: str | None = None,  # a key of `SAMPLERS`; the profile's when None
+        paths: dict[str, Path] | None = None,  # files of `model`, "hifigan" and, if so, "miniclip"
     ):
         self.profile = get_profile(profile) if isinstance(profile, str) else profile
         self.dataset, self.model, self.device = weights, model, pick_device(device)
-        self.paths = {name: published(self.profile, weights, name) for name in (model, "hifigan")}
+        needed = (model, "hifigan")
+        self.paths = paths or {name: published(self.profile, weights, name) for name in needed}
         self.unet, self.diffusion = load_denoiser(self.paths[model], self.device)
         self.vocoder: Generator = load_generator(self.paths["hifigan"], self.device, AUDIO)
         self.sampler = sampler or self.profile.eval.sampler
@@ -71,9 +74,9 @@ class Synthesizer:
     def encoder(self) -> QueryEncoder:
         "E(q): frozen CLIP, loaded when it is first needed."
         if self._encoder is None:
-            self._encoder = QueryEncoder(
-                clip_of(self.profile, self.dataset), str(self.device), self.profile.name
-            )
+            own = self.paths.get("miniclip")
+            clip = f"mini:{own}" if own else clip_of(self.profile, self.dataset)
+            self._encoder = QueryEncoder(clip, str(self.device), self.profile.name)
         return self._encoder
 
     def embed_text(
@@ -317,7 +320,7 @@ def _prep(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from clipsynth.train import train
+    from clipsynth.train import plan, plan_text, train
 
     words = (
         [options.dataset] if options.dataset and "=" in options.dataset else []
@@ -328,12 +331,19 @@ def _train(options: argparse.Namespace) -> None:
         raise UserError(f"{wrong[0]!r} is no setting: write name=value, for example steps=1000")
     changes = dict(word.split("=", 1) for word in words)
     profile = get_profile(options.profile)
-    path = train(
-        options.model, dataset or profile.datasets[0], profile, options.device, changes=changes
-    )
-    print(path or "stopped; the same command goes on from here")
+    what = (options.model, dataset or profile.datasets[0], profile, options.device)
+    if options.plan:
+        text = plan_text(plan(*what, changes=changes, price=options.price))
+        print(text) if first_process() else None
+        return
+    path = train(*what, changes=changes)
+    if first_process():
+        print(path or "stopped; the same command goes on from here")
     if path is None:
         raise KeyboardInterrupt
+    made = load_weights(path)[1]["made"] if first_process() else {}
+    if "outside" in made:
+        print(f"outside the model: {made['outside']:.1%} of the time")
 
 # %% ../nbs/03a_synth.ipynb #64a64712
 def _parser() -> argparse.ArgumentParser:
@@ -361,7 +371,7 @@ def _parser() -> argparse.ArgumentParser:
         "--weights", help="whose weights: a dataset's name, the profile's first by default"
     )
     synth.add_argument(
-        "--model", default="clipsynth", help="clipsynth (default), clipsynth-text, -hybrid, -guided"
+        "--model", default="clipsynth", help="clipsynth (default), -text, -hybrid, -guided, -seed1, …"
     )
     synth.add_argument("--sampler", help=f"{', '.join(SAMPLERS)}; the profile's by default")
     synth.add_argument("--seconds", type=float, help="length of the sound, 4.096 by default")
@@ -389,7 +399,9 @@ def _parser() -> argparse.ArgumentParser:
         help="clipsynth, clipsynth-text, -hybrid or -guided, hifigan, miniclip, audio-net, mel-net",
     )
     train.add_argument("dataset", nargs="?", help="e.g. mini-music")
-    train.add_argument("setting", nargs="*", help="name=value, e.g. steps=1000")
+    train.add_argument("setting", nargs="*", help="name=value, e.g. steps=1000 or seed=1")
+    train.add_argument("--plan", action="store_true", help="tell what it will take, and stop there")
+    train.add_argument("--price", type=float, help="of the machine for an hour, with --plan")
     return parser
 
 

@@ -1,0 +1,363 @@
+"""Training: the same whatever happens to it, the same shared as alone, and one clear line when it cannot go on."""
+import errno
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import BIN, ROOT, run, surroundings
+from training import KILLED, MACHINE, SHARED, RandomStore, outcome, share, trainer
+
+import clipsynth.train
+import clipsynth.trainer
+from clipsynth.core import SMOKE, TrainConfig, UserError, autocast_dtype, load_weights, seeded
+from clipsynth.synth import Synthesizer, main
+from clipsynth.train import configured, make_task, plan, train
+from clipsynth.trainer import Trainer, load_state, log_text, save_state
+from clipsynth.trainer import run as run_trainer
+
+SCRIPT = ROOT / "tests/training.py"
+
+
+@pytest.fixture(autouse=True)
+def _noise_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store of noise wherever one is looked for."""
+    monkeypatch.setattr(clipsynth.train, "Store", RandomStore)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A data folder that is empty."""
+    monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path / "data"))
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made together."""
+    folder = tmp_path_factory.mktemp("two")
+    together("share", folder, "steps=4", "batch=2")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What a process said that killed its children."""
+    return run(BIN / "python", SCRIPT, "kill", tmp_path_factory.mktemp("killed"), PYTHONPATH=ROOT).stdout.splitlines()
+
+
+def free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def together(*words: object, processes: int = 2) -> None:
+    """Start the script in several processes that talk, as a launcher does: by its variables, on this machine alone."""
+    for final in (False, True):
+        about = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1",
+                 "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+        started = [subprocess.Popen([str(word) for word in (BIN / "python", SCRIPT, *words)], cwd=ROOT, text=True,
+                                    env=surroundings(**about, RANK=rank, LOCAL_RANK=rank, PYTHONPATH=ROOT),
+                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                   for rank in range(processes)]
+        try:
+            said = [process.communicate(timeout=400)[0] for process in started]
+        finally:
+            for process in started:
+                process.kill()
+        if not any(process.returncode for process in started):
+            return
+        assert not final and "EADDRINUSE" in "".join(said), "\n".join(said)[-4_000:]
+
+
+def state(folder: Path) -> dict[str, Any]:
+    return torch.load(folder / "state.pt", weights_only=True)
+
+
+def test_shares_make_the_same_step(two: Path, tmp_path: Path) -> None:
+    """One process with a batch of 4; two with 2 each; one that adds up four batches of 1."""
+    share(tmp_path / "one", steps=4, batch=4)
+    share(tmp_path / "parts", steps=4, batch=1, accumulate=4)
+    for task in SHARED:
+        one, *others = (state(folder / task) for folder in (tmp_path / "one", tmp_path / "parts", two))
+        for other in others:
+            assert other["about"] == one["about"], "a run may move to more processes, or to fewer"
+            for mine, theirs in zip(one["rows"], other["rows"], strict=True):
+                for name in set(mine) - MACHINE:
+                    assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-6), f"{task}: {name}"
+            # toys to rounding; in a large network AdamW can blow up the rounding of a gradient that is nearly nothing
+            limit = 1e-4 if task == "clipsynth" else 1e-5
+            for module, weights in one["modules"].items():
+                for name, value in weights.items():
+                    assert (value - other["modules"][module][name]).abs().max() < limit, f"{task}: {name}"
+
+
+def test_processes_stop_together(two: Path) -> None:
+    assert state(two / "stop")["step"] == 10, "they look at the signal of one of them after every tenth step"
+
+
+def test_kills_leave_no_trace(killed: list[str]) -> None:
+    """kill -9 in the middle of a step and at each boundary of a save: a toy, the U-Net, and HiFi-GAN's two players."""
+    assert [line.split()[0] for line in killed if " the same, " in line] == list(KILLED)
+
+
+def test_a_full_disk_keeps_the_last_state(killed: list[str]) -> None:
+    assert killed[-1].startswith("refused: cannot write") and "File too large" in killed[-1]
+
+
+def saved(folder: Path, steps: int = 2) -> Trainer:
+    made = trainer("waves", folder)
+    for _ in range(steps):
+        made.update()
+        save_state(made)
+    return made
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def other_pickle(path: Path) -> None:
+    torch.save(torch.zeros(3), path)
+
+
+@pytest.mark.parametrize("damage", [cut, flip, empty, other_pickle])
+def test_a_damaged_state_gives_way_to_the_one_before(
+        damage: Callable[[Path], None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path)
+    damage(tmp_path / "state.pt")
+    again = trainer("waves", tmp_path)
+    assert load_state(again) and again.step == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "state.pt is damaged: going on from step 1" in said
+    save_state(again)  # the good one of the two is not given up for the damaged one
+    damage(tmp_path / "state.pt")
+    assert load_state(trainer("waves", tmp_path))
+    damage(tmp_path / "state.old.pt")
+    with pytest.raises(UserError, match=r"state.pt and state.old.pt are damaged: delete it to start anew"):
+        load_state(trainer("waves", tmp_path))
+
+
+def test_a_save_that_was_cut_off_between_its_renamings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved(tmp_path)
+    os.replace(tmp_path / "state.pt", tmp_path / "state.old.pt")
+    again = trainer("waves", tmp_path)
+    assert load_state(again) and again.step == 2 and capsys.readouterr().err == ""
+
+
+def test_another_run_is_refused_by_name(tmp_path: Path) -> None:
+    made = trainer("clipsynth", tmp_path)
+    save_state(made)
+    for changes, name in (({"learning_rate": 0.5}, "learning_rate"), ({"seed": 1}, "seed"), ({"batch": 8}, "batch")):
+        with pytest.raises(UserError, match=rf"other settings or data \({name}\)"):
+            load_state(trainer("clipsynth", tmp_path, **changes))
+    changed = trainer("clipsynth", tmp_path)
+    changed.about["task"]["store"] = "made anew"
+    with pytest.raises(UserError, match=r"other settings or data \(store\)"):
+        load_state(changed)
+    for free in ({"log_every": 1}, {"save_seconds": 1.0}, {"steps": 30}, {"batch": 2, "accumulate": 2}):
+        assert load_state(trainer("clipsynth", tmp_path, **free))
+
+
+def test_a_write_that_fails_keeps_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = saved(tmp_path)
+
+    def no_space(number: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(clipsynth.trainer.os, "fsync", no_space)
+    with pytest.raises(UserError, match="No space left on device") as told:
+        run_trainer(made)
+    assert "\n" not in str(told.value)
+    again = trainer("waves", tmp_path)
+    assert load_state(again) and again.step == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["log.csv", "state.old.pt", "state.pt"]
+
+
+def test_a_folder_that_cannot_be_written_is_found_out_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    made = trainer("waves", tmp_path / "file" / "run")
+    with pytest.raises(UserError, match="cannot write"):
+        run_trainer(made)
+    assert made.step == 0
+
+
+def spoiled(made: Trainer) -> None:
+    """Make the loss of the noisier examples not a number."""
+    losses = made.task.diffusion.losses
+
+    def some(unet: Any, mel: Any, t: torch.Tensor, *rest: Any) -> dict[str, torch.Tensor]:
+        terms = losses(unet, mel, t, *rest)
+        mse = torch.where(t >= 500, torch.nan, terms["mse"])
+        return {"loss": mse + terms["vb"], "mse": mse, "vb": terms["vb"]}
+
+    made.task.diffusion.losses = some
+
+
+def weights(made: Trainer) -> list[torch.Tensor]:
+    return [value.clone() for module in made.modules.values() for value in module.state_dict().values()]
+
+
+def same(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
+
+
+def test_a_loss_that_stays_not_finite_is_diagnosed(tmp_path: Path) -> None:
+    made = trainer("clipsynth", tmp_path, batch=8)
+    before = weights(made)
+    spoiled(made)
+    with pytest.raises(UserError, match=r"10 times in a row up to step 10 \(mse at t = (\S+) to (\S+) in") as told:
+        run_trainer(made)
+    assert "\n" not in str(told.value) and "vb" not in str(told.value)
+    assert same(weights(made), before), "skipped steps change nothing"
+    assert made.rows[-1]["skipped"] == 9 and made.step == 10
+
+
+def test_a_players_loss_is_diagnosed(tmp_path: Path) -> None:
+    made = trainer("hifigan", tmp_path, alone=0, batch=1)
+    with torch.no_grad():
+        next(made.modules["discriminators"].parameters()).fill_(torch.inf)
+    with pytest.raises(UserError, match=r"10 times in a row .*\((discriminator|features|adversarial)"):
+        run_trainer(made)
+
+
+def test_one_bad_step_is_skipped_and_counted(tmp_path: Path) -> None:
+    made = trainer("waves", tmp_path, log_every=1)
+    draw = made.task.noise
+
+    def noise(batch: dict[str, torch.Tensor], rng: torch.Generator) -> dict[str, torch.Tensor]:
+        drawn = draw(batch, rng)
+        return {**drawn, "noise": drawn["noise"] / 0} if made.step == 5 else drawn
+
+    made.task.noise = noise
+    run_trainer(made)
+    assert made.skipped == 1 and [row["skipped"] for row in made.rows[4:7]] == [0, 1, 1]
+    assert all(value.isfinite().all() for value in weights(made))
+
+
+def test_the_log_tells_what_training_does(tmp_path: Path) -> None:
+    made = trainer("clipsynth", tmp_path, steps=4, log_every=2, batch=8)
+    run_trainer(made)
+    text = (tmp_path / "log.csv").read_text(encoding="utf-8")
+    assert text == log_text(made.rows) and text.count("\n") == 3
+    names = text.splitlines()[0].split(",")
+    wanted = {"step", "mse", "vb", "grad_norm_unet", "learning_rate", "skipped", "loss_unet", *MACHINE}
+    assert wanted | {f"{name}_q{i}" for name in ("mse", "vb") for i in range(4)} >= set(names) >= wanted
+    assert all(0 < row["outside"] < 1 and row["examples_per_second"] > 0 for row in made.rows)
+
+
+def events(folder: Path) -> Any:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    found = EventAccumulator(str(folder / "tensorboard"))
+    found.Reload()
+    return found
+
+
+@pytest.mark.parametrize("task", ["clipsynth", "hifigan"])
+def test_watching_changes_nothing(task: str, tmp_path: Path) -> None:
+    seen = {"tensorboard": True, "sample_every": 2, "save_seconds": 0.0}
+    ends = []
+    for name, changes in (("alone", {}), ("watched", seen)):
+        made = trainer(task, tmp_path / name, steps=4, log_every=1, batch=2, **changes)
+        run_trainer(made, until=3)
+        made = trainer(task, tmp_path / name, steps=4, log_every=1, batch=2, **changes)
+        assert load_state(made)
+        run_trainer(made)
+        ends.append(outcome(made))
+    assert ends[0] == ends[1]
+    shown = events(tmp_path / "watched")
+    assert [event.step for event in shown.Scalars("skipped")] == [1, 2, 3, 4]
+    kind = shown.Images("sampled") if task == "clipsynth" else shown.Tags()["audio"]
+    assert len(kind) == (2 if task == "clipsynth" else 8)
+
+
+def test_plan_writes_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    taken = plan("hifigan", "mini-music", SMOKE, "cpu", {"alone": 2, "batch": 1}, price=3.0, steps=1)
+    assert set(taken["parameters"]) == {"generator", "discriminators"} and taken["flops_per_step"] > 0
+    assert taken["hours"] == pytest.approx(taken["seconds_per_step"] * taken["steps"] / 3600)
+    assert taken["cost"] == pytest.approx(3 * taken["hours"])
+    words = ["clipsynth", "mini-music", "batch=2", "precision=fp32", "--profile", "smoke", "--device", "cpu"]
+    assert main(["train", *words, "--plan", "--price", "2"]) == 0
+    said = capsys.readouterr()
+    assert all(name in said.out for name in ("parameters", "GFLOP", "hours", "cost")) and said.err == ""
+    assert list(data.rglob("*")) == []
+
+
+def test_operations_are_counted_as_by_hand() -> None:
+    made = trainer("waves", Path("nowhere"), batch=4)
+    layers = 9 * 16 + 16 * 8  # multiplications of one example, forwards
+    assert clipsynth.trainer._flops(made) == 2 * 4 * (layers + layers + 16 * 8)  # to weights, and to the hidden layer
+
+
+def test_seeds_train_side_by_side(data: Path) -> None:
+    quick = {"steps": 1, "batch": 2, "precision": "fp32"}
+    made = {(model, seed): train(model, "mini-music", SMOKE, "cpu", changes={**quick, "seed": seed})
+            for model, seed in (("clipsynth", 0), ("clipsynth", 1), ("hifigan", 0))}
+    first, second = made["clipsynth", 0], made["clipsynth", 1]
+    assert first and second and (first.stem, second.stem) == ("clipsynth", "clipsynth-seed1")
+    assert seeded("clipsynth", 1) == second.stem and (data / "smoke/runs/mini-music/clipsynth-seed1").is_dir()
+    config = load_weights(second)[1]
+    assert (config["model"], config["made"]["train"]["seed"]) == ("clipsynth", 1)
+    assert "seed=1" in config["made"]["command"]
+    sounds = []
+    for model in ("clipsynth", "clipsynth-seed1"):
+        synthesizer = Synthesizer("mini-music", model, SMOKE, "cpu")
+        query = torch.nn.functional.normalize(torch.ones(1, SMOKE.unet.condition))
+        sounds.append(synthesizer.mels(query, [0], steps=2))
+    assert not torch.equal(*sounds)
+
+
+def test_all_tasks_are_made_alike(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("clipsynth.data.Store", RandomStore)
+    for model in ("clipsynth", "clipsynth-guided", "hifigan", "mel-net", "audio-net"):
+        task = make_task(model, "mini-music", SMOKE, 0, "cpu")
+        batch = task.batch(np.random.default_rng(0), 2)
+        assert {len(value) for value in batch.values()} == {2}, "a row for each example"
+
+
+def test_bfloat16_only_where_it_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for tiles in (True, False):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles, raising=False)
+        assert autocast_dtype("cpu") == (torch.bfloat16 if tiles else None)
+        assert (trainer("waves", tmp_path, precision="bf16").precision is not None) == tiles
+        assert trainer("waves", tmp_path).precision is None
+    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    assert autocast_dtype("cpu") is None
+
+
+def test_settings_that_would_be_ignored_are_refused() -> None:
+    for changes in ({"sample_every": "5"}, {"accumulate": "0"}, {"sample_every": "-1"}, {"tensorboard": "perhaps"}):
+        with pytest.raises(UserError):
+            configured(TrainConfig(steps=1), changes)
+    assert configured(TrainConfig(steps=1), {"sample_every": "5", "tensorboard": "true"}).sample_every == 5
+
+
+def test_a_torn_log_is_mended(tmp_path: Path) -> None:
+    """The log may be ahead of the state when a run is killed; the next run starts from the state's."""
+    made = saved(tmp_path, steps=4)
+    (tmp_path / "log.csv").write_text("step,mse\n3,1\n6,0.5\n7,", encoding="utf-8")
+    shutil.copy(tmp_path / "log.csv", tmp_path / "torn.csv")
+    again = trainer("waves", tmp_path)
+    assert load_state(again)
+    run_trainer(again, until=again.step + 1)
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8") == log_text(again.rows)
+    assert made.step == 4
