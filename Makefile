@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
-RUN_NOTEBOOKS := 00_data 00g_browse 03_train 04_eval 05_gap
+RUN_NOTEBOOKS := 00_data 00g_browse 03_train 04_eval 04c_floor 05_gap
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help reports test readme notebooks docs lab constraints clean

@@ -250,7 +250,7 @@ class VocoderTask:
         "First the discriminators' loss, then the generator's."
         real, judges = batch["sound"], self.discriminators
         with torch.autocast(real.device.type, enabled=False):  # the generator stays in float32
-            fake = self.generator(log_mel(real))
+            fake = self.generator(batch["mel"] if "mel" in batch else log_mel(real))
         if self.step < self.alone:
             mel = mel_loss(real, fake)
             yield "generator", MEL_WEIGHT * mel, {"mel": mel.detach()}
