@@ -25,6 +25,7 @@ from clipsynth.core import (
     first_process,
     from_json,
     load_weights,
+    notice,
     pick_device,
     progress,
     weights_file,
@@ -422,6 +423,6 @@ def main(
         print(f"clipsynth: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("clipsynth: interrupted; run the same command again to go on", file=sys.stderr)
+        notice("interrupted; run the same command again to go on")
         return 130
     return 0

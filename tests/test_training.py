@@ -4,6 +4,8 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,22 +62,31 @@ def free_port() -> int:
 
 
 def together(*words: object, processes: int = 2) -> None:
-    """Start the script in several processes that talk, as a launcher does: by its variables, on this machine alone."""
-    for final in (False, True):
-        about = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1",
-                 "MASTER_PORT": free_port(), "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
+    """Start the script in several processes that talk, as a launcher does: by its variables, on this machine alone.
+
+    A port that was free may be taken by the time that it is needed, so there is a second try.
+    """
+    said: list[str] = []
+    for _ in range(2):
+        about: dict[str, object] = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1",
+                                    "MASTER_PORT": free_port(), "CUDA_VISIBLE_DEVICES": ""}
+        if sys.platform == "linux":
+            about["GLOO_SOCKET_IFNAME"] = "lo"
         started = [subprocess.Popen([str(word) for word in (BIN / "python", SCRIPT, *words)], cwd=ROOT, text=True,
                                     env=surroundings(**about, RANK=rank, LOCAL_RANK=rank, PYTHONPATH=ROOT),
                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
                    for rank in range(processes)]
-        try:
-            said = [process.communicate(timeout=400)[0] for process in started]
-        finally:
-            for process in started:
-                process.kill()
+        limit = time.monotonic() + 400
+        while any(process.poll() is None for process in started) and time.monotonic() < limit:
+            if any(process.returncode for process in started):
+                break
+            time.sleep(0.05)
+        for process in started:
+            process.kill()
+        said = [process.communicate()[0] for process in started]
         if not any(process.returncode for process in started):
             return
-        assert not final and "EADDRINUSE" in "".join(said), "\n".join(said)[-4_000:]
+    pytest.fail("\n".join(said)[-4_000:], pytrace=False)
 
 
 def state(folder: Path) -> dict[str, Any]:
