@@ -73,7 +73,11 @@ def test_golden_files_are_small_and_say_where_they_come_from() -> None:
     ("unet 128", {"channels": 128, "multipliers": (1, 2), "blocks": 1, "attention": (8,)}),
 ])
 def test_unet_in_float64(name: str, widths: dict[str, Any]) -> None:
-    """Equal to twelve digits where rounding does not blur the comparison: every layer is the reference's."""
+    """Every layer is the reference's: in float64 nothing but the time's waves is rounded.
+
+    These are float32, as there, and a processor's own exp may differ by one unit in the last place, which t multiplies:
+    twelve digits agree on one processor, six on another.
+    """
     case = DDPM[name]
     state = {n: filled(n, tuple(shape)) for n, shape in case["layout"].items()}
     net = load_improved_diffusion(state, UNetConfig(**widths), mels=16)
@@ -82,7 +86,7 @@ def test_unet_in_float64(name: str, widths: dict[str, Any]) -> None:
     net.time.first.register_forward_pre_hook(lambda _, given: (given[0].double(),))  # waves are float32, as there
     with torch.no_grad():
         answer = net.double()(torch.from_numpy(noisy).double(), torch.tensor(case["t"]))
-    assert apart(case["float64"]["summary"], summary(answer, 64)) < 1e-11
+    assert apart(case["float64"]["summary"], summary(answer, 64)) < 1e-5
 
 
 @pytest.mark.parametrize("version", ["generator V1", "generator V2", "generator V3"])
