@@ -22,7 +22,7 @@ from collections.abc import Generator as Stream
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -41,9 +41,6 @@ from clipsynth.core import (
     write_atomic,
     write_text,
 )
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
 # %% ../nbs/03c_trainer.ipynb #2a987bca
 Losses = Stream[
@@ -106,7 +103,7 @@ def accelerated(
     device: torch.device,
     precision: torch.dtype | None,  # of autocast; None: float32 throughout
     accumulate: int = 1,  # batches whose gradients are added up
-) -> "Accelerator":
+) -> Any:  # Accelerate's `Accelerator`
     "Accelerate, set for one trainer, in the processes that its launcher started."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -145,7 +142,7 @@ class Processes:
         self.index, self.first = self.accelerator.process_index, self.accelerator.is_main_process
 
     @property
-    def accelerator(self) -> "Accelerator":
+    def accelerator(self) -> Any:  # Accelerate's `Accelerator`
         "Accelerate with this run's settings."
         if Processes._at_work is not self._token:
             self._handle = accelerated(self.device, self.precision, self.config.accumulate)
