@@ -178,7 +178,9 @@ def improved_diffusion(folder: Path) -> ModuleType:
     alone = SimpleNamespace(get_world_size=lambda: 1, get_rank=lambda: 0)
     train_util.dist = alone
     train_util.logger = SimpleNamespace(logkv=lambda *_: None, logkv_mean=lambda *_: None)
-    train_util.dist_util = SimpleNamespace(dev=lambda: torch.device("cpu"), sync_params=lambda _: None)
+    here = torch.device(devices()[-1])
+    train_util.dist_util = SimpleNamespace(dev=lambda: here, sync_params=lambda _: None)
+    train_util.DDP = lambda net, **_: net  # one card, one process
     return SimpleNamespace(unet=unet, train=train_util, script=script_util)  # type: ignore[return-value]
 
 
@@ -210,10 +212,11 @@ class Asked(nn.Module):
 
 
 def reference_net(code, config: UNetConfig) -> nn.Module:
-    """Its U-Net with our widths, one channel in and two out."""
+    """Its U-Net with our widths; patches that ours folds into channels are channels here."""
+    channels, height = config.patch**2, 64 // config.patch
     return code.unet.UNetModel(
-        in_channels=1, model_channels=config.channels, out_channels=2, num_res_blocks=config.blocks,
-        attention_resolutions=tuple(64 // height for height in config.attention), channel_mult=config.multipliers,
+        in_channels=channels, model_channels=config.channels, out_channels=2 * channels, num_res_blocks=config.blocks,
+        attention_resolutions=tuple(height // at for at in config.attention), channel_mult=config.multipliers,
         num_heads=config.heads, use_scale_shift_norm=True)
 
 

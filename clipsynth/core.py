@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'UserError', 'repo_root', 'AudioConfig', 'WorldConfig',
-           'EverydayConfig', 'DataConfig', 'UNetConfig', 'DiffusionConfig', 'VocoderConfig', 'TrainConfig',
-           'EvalConfig', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'room', 'dataset_dir',
-           'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device',
+           'EverydayConfig', 'DataConfig', 'UNetConfig', 'DiffusionConfig', 'VocoderConfig', 'SpecVQGANConfig',
+           'TrainConfig', 'EvalConfig', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'room',
+           'dataset_dir', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device',
            'autocast_dtype', 'write_atomic', 'write_text', 'digest', 'code_digest', 'save_weights', 'load_weights',
            'record', 'record_key', 'progress', 'first_process', 'notice', 'notebook_digest', 'made_with', 'plot_style',
            'Report']
@@ -158,6 +158,20 @@ class VocoderConfig:
     segment: int = 32_768  # samples per training example: the author's 32 frames
     discriminator_scale: float = 1.0  # width of the discriminators; 1 is the paper's
 
+
+@dataclass(frozen=True)
+class SpecVQGANConfig:
+    "SpecVQGAN [Iashin and Rahtu 2021], the sizes of its VGG-Sound model refitted to our mel."
+
+    channels: tuple[int, ...] = (128, 128, 256, 512)  # of each level of the codec
+    strides: tuple[tuple[int, int], ...] = ((2, 2), (2, 2), (2, 1), (2, 1))  # of bands and frames
+    blocks: int = 2  # residual blocks of a level
+    levels: tuple[int, ...] = (7, 7, 7, 3)  # of each number of a code, odd: 1,029 code words
+    layers: int = 24  # of the transformer
+    heads: int = 16
+    width: int = 1_024
+    condition: int = 512  # width of the CLIP embedding
+
 # %% ../nbs/00_core.ipynb #bd8ad1b6
 @dataclass(frozen=True)
 class TrainConfig:
@@ -174,7 +188,7 @@ class TrainConfig:
     ema: float = 0.9999  # ramped: min(ema, (1 + step) / (10 + step))
     precision: str = "bf16"  # "bf16" (autocast, where the device computes in it) or "fp32"
     compile: bool = False  # torch.compile, worth it on a GPU
-    alone: int = 0  # HiFi-GAN: first steps with the mel loss only, before the discriminators join
+    alone: int = 0  # first steps before the discriminators join (HiFi-GAN), the speller (SpecVQGAN)
     log_every: int = 100
     save_seconds: float = 300.0  # resumable state at least this often
     seed: int = 0
@@ -226,6 +240,7 @@ class Profile:
     unets: dict[str, UNetConfig] = field(default_factory=dict)  # by dataset, where not `unet`
     diffusion: DiffusionConfig = DiffusionConfig()
     vocoder: VocoderConfig = VocoderConfig()
+    specvqgan: SpecVQGANConfig = SpecVQGANConfig()
     train: dict[str, TrainConfig] = field(default_factory=dict)  # by model
     eval: EvalConfig = EvalConfig()
 
@@ -271,6 +286,7 @@ PAPER = Profile(
     train={
         **{name: _diffusion_paper for name in DIFFUSION_MODELS},
         "hifigan": _hifigan_paper,
+        "specvqgan": replace(_diffusion_paper, steps=200_000, alone=100_000, ema=0.0, warmup=1_000),
         "audio-net": replace(_classifier, steps=20_000),
         "mel-net": replace(_classifier, steps=20_000),
     },
@@ -299,6 +315,15 @@ MINI = Profile(
         segment=16_384,
         discriminator_scale=0.03125,
     ),
+    specvqgan=SpecVQGANConfig(
+        channels=(24, 32, 48, 48),
+        blocks=1,
+        levels=(7, 7, 5),
+        layers=4,
+        heads=4,
+        width=96,
+        condition=64,
+    ),
     train={
         **{name: _diffusion_mini for name in DIFFUSION_MODELS},
         "hifigan": replace(
@@ -310,6 +335,9 @@ MINI = Profile(
             decay="cosine",
             alone=9_500,
         ),
+        "specvqgan": replace(
+            _diffusion_mini, steps=6_000, alone=3_000, ema=0.0, decay="cosine", warmup=100
+        ),
         "audio-net": replace(_classifier, steps=500),
         "mel-net": replace(_classifier, steps=500),
         "miniclip": _miniclip,
@@ -319,7 +347,8 @@ MINI = Profile(
 
 # %% ../nbs/00_core.ipynb #4d8d8a5e
 def _brief(config: TrainConfig, steps: int = 4) -> TrainConfig:
-    return replace(config, steps=steps, batch=8, log_every=1, warmup=1)
+    alone = min(config.alone, steps // 2)
+    return replace(config, steps=steps, batch=8, log_every=1, warmup=1, alone=alone)
 
 
 SMOKE = replace(
@@ -353,6 +382,7 @@ SMOKE = replace(
         segment=8_192,
         discriminator_scale=0.03125,
     ),
+    specvqgan=replace(MINI.specvqgan, channels=(8, 8, 8, 8), layers=1, heads=2, width=16),
     train={name: _brief(config) for name, config in MINI.train.items()},
     eval=EvalConfig(samples=6, sampler="dpm-solver", sample_steps=3, batch=6, bootstrap=20),
 )
@@ -450,13 +480,14 @@ def weights_file(
     model: str,
     new: bool = False,  # the place to write to, rather than the place to read from
 ) -> Path:
-    "The published weights of a model; falls back to those committed in the checkout."
+    "The published weights of a model; falls back to what is committed in the checkout."
     inside = Path("weights", dataset or "", f"{model}.safetensors")
     path = room(profile) / inside
     if new or path.exists() or _name(profile) != "mini":
         return path
     committed = repo_root() / "data" / inside
-    return committed if committed.exists() else path
+    known = committed.exists() or committed.with_suffix(".json").exists()  # a certificate
+    return committed if known else path
 
 
 def seeded(

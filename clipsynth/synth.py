@@ -218,14 +218,21 @@ def published(
     "The weights file of a model; raises `UserError` that lists what there is."
     path = weights_file(profile, dataset, model)
     if not path.is_file():
-        there = sorted({f.parent.name for f in path.parent.parent.glob("*/*.safetensors")})
-        found = (
-            f"there are weights for {', '.join(there)}"
-            if there
-            else "train some with `clipsynth train`"
-        )
+        there = sorted(f.parent.name for f in path.parent.parent.glob(f"*/{model}.safetensors"))
+        found = f"there are some for {', '.join(there)}" if there else _advice(profile, dataset, model)
         raise UserError(f"no weights {dataset!r} for {model} in profile {profile.name}: {found}")
     return path
+
+
+def _advice(profile: Profile, dataset: str, model: str) -> str:
+    from clipsynth.train import TASKS
+
+    name, _, seed = model.partition("-seed")
+    if name not in TASKS:
+        return f"models are {', '.join(TASKS)}"
+    words = ["clipsynth train", name, dataset, *([f"seed={seed}"] if seed else [])]
+    words += [] if profile.name == "mini" else [f"--profile {profile.name}"]
+    return f"train them with `{' '.join(words)}`"
 
 
 def load_denoiser(
@@ -234,6 +241,8 @@ def load_denoiser(
 ) -> tuple[UNet, Diffusion]:
     "A trained U-Net in evaluation mode and its diffusion process; raises `UserError`."
     state, config = load_weights(path)
+    if "unet" not in config:
+        raise UserError(f"{path} holds {config.get('model')!r}, which is no diffusion model")
     unet = UNet(from_json(UNetConfig, config["unet"]))
     unet.load_state_dict(state)
     unet.requires_grad_(False).eval().to(device)
@@ -321,7 +330,12 @@ def _prep(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    from clipsynth.train import plan, plan_text, train
+    from clipsynth.train import GROUPS, plan, plan_text, train
+
+    if options.model in GROUPS:
+        for model in GROUPS[options.model]:
+            _train(argparse.Namespace(**{**vars(options), "model": model}))
+        return
 
     words = (
         [options.dataset] if options.dataset and "=" in options.dataset else []
@@ -397,7 +411,8 @@ def _parser() -> argparse.ArgumentParser:
     train = verb("train", _train, "Train a model, or go on training it.")
     train.add_argument(
         "model",
-        help="clipsynth, clipsynth-text, -hybrid or -guided, hifigan, miniclip, audio-net, mel-net",
+        help="clipsynth, clipsynth-text, -hybrid or -guided, hifigan, miniclip, metric-nets "
+        "(audio-net and mel-net), specvqgan",
     )
     train.add_argument("dataset", nargs="?", help="e.g. mini-music")
     train.add_argument("setting", nargs="*", help="name=value, e.g. steps=1000 or seed=1")

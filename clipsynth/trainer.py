@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from collections.abc import Generator as Stream
 from contextlib import contextmanager, nullcontext
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -49,7 +50,7 @@ Losses = Stream[
 
 
 class Task(Protocol):
-    "What a model must bring to be trained; `noise` and `samples` may be left out."
+    "What a model must bring to be trained; `noise`, `samples` and `turns` may be left out."
 
     def modules(self) -> dict[str, nn.Module]:
         "Modules by name, each with an optimiser of its own; the first is the one that is published."
@@ -710,8 +711,8 @@ def measure(
 ) -> dict[str, Any]:  # of this process
     "What a training will take, from some of its steps; writes nothing."
     config, flops, seconds = trainer.config, 0.0, 0.0
-    alone = config.alone if 0 < config.alone < config.steps else config.steps
-    for first, last in ((0, alone), (alone, config.steps)):
+    turns = [turn for turn in getattr(trainer.task, "turns", ()) if 0 < turn < config.steps]
+    for first, last in pairwise((0, *turns, config.steps)):
         share = (last - first) / config.steps
         if share:
             trainer.step = first

@@ -92,7 +92,7 @@ def test_every_report_is_known() -> None:
 
 def test_tree_is_light() -> None:
     size = {path: (ROOT / path).stat().st_size for path in files()}
-    assert sum(size.values()) < 60 * 2**20
+    assert sum(size.values()) < 63 * 2**20, "a machine that is lent takes 64 MiB of working tree"
     assert sum(n for path, n in size.items() if path.parts[:2] == ("data", "weights")) <= 34 * 2**20
 
 

@@ -20,7 +20,7 @@ def test_smoke_run_starts_from_nothing(smoke_run: SmokeRun) -> None:
     assert list((smoke_run.data / "smoke").rglob("*.mp4"))
     models = {path.stem for path in (smoke_run.data / "smoke/weights").rglob("*.safetensors")}
     assert models >= {"clipsynth", "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided", "hifigan", "miniclip",
-                      "audio-net", "mel-net"}
+                      "audio-net", "mel-net", "specvqgan"}
 
 
 def test_smoke_run_leaves_mini_alone(smoke_run: SmokeRun) -> None:

@@ -339,10 +339,21 @@ def test_seeds_train_side_by_side(data: Path) -> None:
 
 def test_all_tasks_are_made_alike(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("clipsynth.data.Store", RandomStore)
-    for model in ("clipsynth", "clipsynth-guided", "hifigan", "mel-net", "audio-net"):
+    for model in ("clipsynth", "clipsynth-guided", "hifigan", "specvqgan", "mel-net", "audio-net"):
         task = make_task(model, "mini-music", SMOKE, 0, "cpu")
         batch = task.batch(np.random.default_rng(0), 2)
         assert {len(value) for value in batch.values()} == {2}, "a row for each example"
+
+
+def test_features_that_do_not_fit_stay_on_the_disk(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = []
+    for room in (float("inf"), 1_000.0):
+        monkeypatch.setattr(clipsynth.train, "free_memory", lambda device, room=room: room)
+        task = make_task("clipsynth", "mini-music", SMOKE, 0, "cpu")
+        assert isinstance(task.mel, torch.Tensor) == (room > 1_000)
+        batches.append(task.batch(np.random.default_rng(0), 5))
+    for name, value in batches[0].items():
+        assert torch.equal(value, batches[1][name]), name
 
 
 def test_bfloat16_only_where_it_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

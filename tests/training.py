@@ -22,7 +22,7 @@ from clipsynth.core import SMOKE, TrainConfig, UserError, numpy_rng
 from clipsynth.train import make_trainer
 from clipsynth.trainer import Trainer, load_state, run, save_state, stop_requested
 
-SHARED, KILLED = ("waves", "players", "clipsynth"), ("waves", "clipsynth", "hifigan")
+SHARED, KILLED = ("waves", "players", "clipsynth"), ("waves", "clipsynth", "hifigan", "specvqgan")
 MACHINE = {"seconds", "outside", "examples_per_second", "memory_gb"}  # columns that no run repeats
 
 
@@ -97,7 +97,7 @@ def trainer(task: str, folder: Path, **changes: Any) -> Trainer:
     if task in TOYS:
         config = TrainConfig(**{"steps": 14, "learning_rate": 1e-2, **changes})
         return Trainer(TOYS[task](), config, folder, {"model": task})
-    changes = {"steps": 14, **({"alone": 2} if task == "hifigan" else {}), **changes}
+    changes = {"steps": 14, **({"hifigan": {"alone": 2}, "specvqgan": {"alone": 8}}.get(task, {})), **changes}
     made = make_trainer(task, "mini-music", SMOKE, "cpu", changes)
     made.folder = folder
     return made

@@ -1,0 +1,294 @@
+"""Training beside the public training loops, in the same run: bench/results/train.json.
+
+beside    examples a second of our trainer and of improved-diffusion's and HiFi-GAN's own steps, with equal layers
+outside   share of a training's steps that is not spent in the model, by model: drawing and sending batches
+batch     examples a second against batch size
+hours     what the paper's numbers of steps take here
+
+Our side is the real `Trainer` with its real tasks, on made-up clips, so that no dataset is needed. On a CPU the mini
+profile is measured (and the paper's in a batch that fits), on a GPU the paper's. Times are medians over rounds in which
+all ways take their turns; on one thread it is computing time. 03_train shows the results.
+
+Usage: python bench/train.py --reference FOLDER [--only batch] [--tiny]      (about 8 minutes on two quiet cores)
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+
+import model as bench_model
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timing import in_turns, machine, medians, save, spent, times_faster
+from torch import nn
+
+from clipsynth.audio import AUDIO
+from clipsynth.core import MINI, PAPER, Profile, TrainConfig, numpy_rng
+from clipsynth.diffusion import Diffusion
+from clipsynth.train import DiffusionTask, VocoderTask
+from clipsynth.trainer import Trainer
+from clipsynth.unet import UNet
+from clipsynth.vocoder import Discriminators, Generator
+
+RESULTS = Path(__file__).parent / "results" / "train.json"
+CLIPS, FRAMES = 64, 157  # of made-up data: ten seconds each
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+class MadeUpDiffusion(DiffusionTask):
+    """CLIPSynth's task on noise: the same batches and losses, no store."""
+
+    def __init__(self, profile: Profile):
+        rng, width = numpy_rng("bench clips"), profile.unet.condition
+        self.rows, self.text_share, self.dropped = torch.arange(CLIPS, device=DEVICE), 0.0, 0.0
+        mel = rng.uniform(-11, 3, (CLIPS, AUDIO.mels, FRAMES)).astype(np.float16)
+        self.mel = torch.from_numpy(mel).to(DEVICE)
+        self.frames = torch.randn(CLIPS, 10, width, device=DEVICE).half()
+        self.unet_config, self.diffusion_config, self.store_digest = profile.unet, profile.diffusion, "made up"
+        self.diffusion, self.device = Diffusion(profile.diffusion), DEVICE
+        torch.manual_seed(0)
+        self.unet = UNet(profile.unet)
+
+
+class MadeUpVocoder(VocoderTask):
+    """The vocoder's task on noise."""
+
+    def __init__(self, profile: Profile, alone: int = 0):
+        self.rows, self.device, self.store_digest = np.arange(CLIPS), DEVICE, "made up"
+        self.audio = numpy_rng("bench sound").integers(-9_000, 9_000, (CLIPS, 160_000)).astype(np.int16)
+        self.step, self.alone, self.turns, self.vocoder_config = 0, alone, (alone,), profile.vocoder
+        torch.manual_seed(0)
+        self.generator, self.discriminators = Generator(profile.vocoder), Discriminators(profile.vocoder)
+
+
+def trainer(kind: str, profile: Profile, room: str, **changes: object) -> Trainer:
+    """The real trainer of made-up clips, as `clipsynth train` would set it."""
+    config: TrainConfig = replace(profile.train[kind], **changes)  # type: ignore[arg-type]
+    task = MadeUpDiffusion(profile) if kind == "clipsynth" else MadeUpVocoder(profile, config.alone)
+    return Trainer(task, config, Path(room, kind), {"model": kind}, DEVICE)
+
+
+# ---- beside the public loops
+
+
+class TheirVocoderStep:
+    """One step of HiFi-GAN's own training, in the order of its loop, with its networks, losses and mel."""
+
+    def __init__(self, folder: Path, ours: MadeUpVocoder, batch: int):
+        sys.path.insert(0, str(folder / "hifi-gan"))
+        import meldataset
+        import models
+        from librosa.filters import mel as filters
+
+        def positional(rate: int, n_fft: int, bands: int, low: float, high: float) -> np.ndarray:
+            return filters(sr=rate, n_fft=n_fft, n_mels=bands, fmin=low, fmax=high)
+
+        real_stft = torch.stft
+
+        def pairs(*given: object, **how: object) -> torch.Tensor:
+            return torch.view_as_real(real_stft(*given, **{**how, "return_complex": True}))  # type: ignore[arg-type]
+
+        meldataset.librosa_mel_fn = positional  # librosa takes names now
+        self.models, self.spectrogram, self.pairs, self.ours = models, meldataset.mel_spectrogram, pairs, ours
+        self.real_stft, self.size = real_stft, batch
+        self.net = bench_model.public_generator(folder, ours.generator).train().to(DEVICE)
+        self.periods, self.scales = models.MultiPeriodDiscriminator(), models.MultiScaleDiscriminator()
+        judges = [self.periods.to(DEVICE), self.scales.to(DEVICE)]
+        adam = partial(torch.optim.AdamW, lr=2e-4, betas=(0.8, 0.99))
+        self.update_net = adam(self.net.parameters())
+        self.update_judges = adam([p for judge in judges for p in judge.parameters()])
+        self.turn = 0
+
+    def mel(self, sound: torch.Tensor) -> torch.Tensor:
+        """Its mel, whose transform dates from when PyTorch gave pairs of numbers."""
+        torch.stft = self.pairs
+        try:
+            sizes = AUDIO.n_fft, AUDIO.mels, AUDIO.sample_rate, AUDIO.hop, AUDIO.window
+            return self.spectrogram(sound, *sizes, 0, 8_000)
+        finally:
+            torch.stft = self.real_stft
+
+    def __call__(self) -> None:
+        losses, self.turn = self.models, self.turn + 1
+        real = self.ours.batch(numpy_rng("bench batch", self.turn), self.size)["sound"]
+        wanted = self.mel(real)
+        real = real[:, None]
+        fake = self.net(wanted)
+        made = self.mel(fake[:, 0])
+        self.update_judges.zero_grad()
+        total = torch.zeros((), device=DEVICE)
+        for judge in (self.periods, self.scales):
+            of_real, of_fake, _, _ = judge(real, fake.detach())
+            total = total + losses.discriminator_loss(of_real, of_fake)[0]
+        total.backward()
+        self.update_judges.step()
+        self.update_net.zero_grad()
+        total = 45 * F.l1_loss(wanted, made)
+        for judge in (self.periods, self.scales):
+            _, of_fake, maps_real, maps_fake = judge(real, fake)
+            total = total + losses.feature_loss(maps_real, maps_fake) + losses.generator_loss(of_fake)[0]
+        total.backward()
+        self.update_net.step()
+        float(total)
+
+
+class TheirDiffusionStep:
+    """improved-diffusion's own step on the same batches; what our network folds is folded before."""
+
+    def __init__(self, code: object, net: nn.Module, ours: MadeUpDiffusion, batch: int):
+        first = ours.batch(numpy_rng("bench batch", 0), batch)
+        self.ours, self.size, self.turn = ours, batch, 0
+        self.step = bench_model.TheirStep(code, net.to(DEVICE), self.folded(first["mel"]), first["condition"])
+
+    def folded(self, mel: torch.Tensor) -> torch.Tensor:
+        """Patches as channels."""
+        return F.pixel_unshuffle(mel, self.ours.unet_config.patch)
+
+    def __call__(self) -> None:
+        self.turn += 1
+        drawn = self.ours.batch(numpy_rng("bench batch", self.turn), self.size)
+        self.step.batch, self.step.cond = self.folded(drawn["mel"]), {"query": drawn["condition"]}
+        self.step()
+
+
+def beside(options: argparse.Namespace) -> dict:
+    """Examples a second of whole training steps."""
+    on_gpu, result = DEVICE.type == "cuda", {}
+    profile = PAPER if on_gpu and not options.tiny else tiny(MINI) if options.tiny else MINI
+    code = bench_model.improved_diffusion(options.reference)
+    size = 2 if options.tiny else profile.train["clipsynth"].batch
+    sizes = {"diffusion": size, "vocoder": 2 if not on_gpu or options.tiny else 16}
+    with tempfile.TemporaryDirectory() as room:
+        theirs = bench_model.awake(bench_model.reference_net(code, profile.unet))
+        wide = bench_model.Asked(theirs, code.unet.ResBlock, profile.unet.condition)  # type: ignore[attr-defined]
+        ways: dict[str, Callable] = {}
+        for precision in ("fp32", "bf16"):
+            made = trainer("clipsynth", profile, room, batch=size, precision=precision)
+            if (precision == "bf16") == (made.precision is not None):  # else it would be float32 again
+                ways[f"ours, {'float32' if precision == 'fp32' else 'bfloat16'}"] = made.update
+        ways["improved-diffusion, query in built channels"] = TheirDiffusionStep(code, wide, made.task, size)
+        counts = {"ours": bench_model.parameters(made.task.unet), "theirs": bench_model.parameters(wide)}
+        assert counts["ours"] == counts["theirs"], counts
+        result["diffusion"] = rates(ways, sizes["diffusion"], options.rounds, list(ways)[-1]) | {"parameters": counts}
+        print(result["diffusion"], flush=True)
+        # the vocoder with the paper's discriminators, which the public code cannot make smaller
+        segment = profile.vocoder.segment if on_gpu else 8_192
+        small = replace(profile.vocoder, discriminator_scale=1.0, segment=segment)
+        full = replace(profile, vocoder=small)
+        made = trainer("hifigan", full, room, batch=sizes["vocoder"], precision="fp32", alone=0)
+        ways = {"ours, float32": made.update}
+        ways["HiFi-GAN"] = TheirVocoderStep(options.reference, made.task, sizes["vocoder"])
+        result["vocoder"] = rates(ways, sizes["vocoder"], options.rounds, "HiFi-GAN") | {"segment": small.segment}
+        print(result["vocoder"], flush=True)
+    return result
+
+
+def rates(ways: dict[str, Callable], batch: int, rounds: int, slow: str) -> dict:
+    """Examples a second of each way, and how many times faster than the slow one."""
+    times = in_turns(ways, rounds)
+    return {"batch": batch, "examples a second": {name: batch / t for name, t in medians(times).items()},
+            "times faster": {name: times_faster(times, slow, name) for name in ways if name != slow}}
+
+
+# ---- ours alone
+
+
+def outside(options: argparse.Namespace) -> dict:
+    """The share of a run's time outside its networks, by the trainer's own account."""
+    profile = tiny(MINI) if options.tiny else PAPER if DEVICE.type == "cuda" else MINI
+    result = {}
+    for kind in ("clipsynth", "hifigan"):
+        with tempfile.TemporaryDirectory() as room:
+            made = trainer(kind, profile, room)
+            steps = options.rounds * (10 if DEVICE.type == "cuda" else 4)
+            turns = [turn for turn in getattr(made.task, "turns", ()) if 0 < turn < made.config.steps]
+            seconds = idle = 0.0
+            for first, last in pairwise((0, *turns, made.config.steps)):  # each kind of step by its share
+                made.step = first
+                repeat(made.update, 2)
+                before, share = made.outside, (last - first) / made.config.steps
+                seconds += share * spent(repeat, made.update, steps)
+                idle += share * (made.outside - before)
+            result[kind] = {"share": idle / seconds, "seconds a step": seconds / steps, "batch": made.config.batch}
+        print(kind, result[kind], flush=True)
+    return result
+
+
+def repeat(work: Callable, times: int) -> None:
+    """The same work, again and again."""
+    for _ in range(times):
+        work()
+
+
+def batch(options: argparse.Namespace) -> dict:
+    """Examples a second of a training step against its batch."""
+    on_gpu = DEVICE.type == "cuda"
+    profile = tiny(MINI) if options.tiny else PAPER if on_gpu else MINI
+    rows = []
+    for size in (1, 2) if options.tiny else (16, 32, 64, 128, 256) if on_gpu else (4, 8, 16, 32, 64):
+        with tempfile.TemporaryDirectory() as room:
+            made = trainer("clipsynth", profile, room, batch=size)
+            seconds = medians(in_turns({"step": made.update}, options.rounds))["step"]
+        rows.append({"batch": size, "seconds": seconds, "examples a second": size / seconds})
+        print(rows[-1], flush=True)
+    return {"rows": rows}
+
+
+def hours(options: argparse.Namespace) -> dict:
+    """Hours of the paper's trainings on this machine; on a CPU from a small batch, times what makes a whole one."""
+    on_gpu, result = DEVICE.type == "cuda", {}
+    profile = tiny(PAPER) if options.tiny else PAPER
+    tries = {"clipsynth": 128 if on_gpu else 2, "hifigan": 16 if on_gpu else 1}
+    for kind, size in tries.items():
+        with tempfile.TemporaryDirectory() as room:
+            made = trainer(kind, profile, room, batch=size, alone=0)
+            seconds = medians(in_turns({"step": made.update}, min(3, options.rounds)))["step"]
+            precision = "bfloat16" if made.precision else "float32"
+        whole = profile.train[kind].batch
+        step = seconds * whole / size
+        steps = {"clipsynth": (100_000, 500_000), "hifigan": (500_000,)}[kind]
+        result[kind] = {"tried batch": size, "batch": whole, "precision": precision, "seconds a step": step,
+                        "hours": {f"{n:,} steps": step * n / 3600 for n in steps}}
+        print(kind, result[kind], flush=True)
+    return result
+
+
+def tiny(profile: Profile) -> Profile:
+    """Small enough to try the script."""
+    unet = replace(profile.unet, channels=32, multipliers=(1, 1), blocks=1, attention=(8,), heads=2, patch=4)
+    return replace(profile, unet=unet, vocoder=replace(profile.vocoder, channels=32, segment=8_192))
+
+
+PARTS = {part.__name__: part for part in (beside, outside, batch, hours)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--reference", type=Path, help="folder with improved-diffusion and hifi-gan")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts; other results are kept")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--tiny", action="store_true", help="try the script; nothing is written")
+    options = parser.parse_args()
+    os.environ["CLIPSYNTH_QUIET"] = "1"
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    if options.reference is None and "beside" in options.only:
+        parser.error("the part `beside` needs --reference; without it name others with --only")
+    about = {"with": machine() | {"threads": options.threads}, "profile": "paper" if DEVICE.type == "cuda" else "mini"}
+    fresh = {name: about | PARTS[name](options) for name in options.only}
+    if not options.tiny:
+        save(RESULTS, (json.loads(RESULTS.read_text()) if RESULTS.exists() else {}) | fresh)
+
+
+if __name__ == "__main__":
+    main()
