@@ -16,12 +16,10 @@ import argparse
 import json
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import model as bench_model
@@ -31,50 +29,37 @@ import torch.nn.functional as F
 from timing import in_turns, machine, medians, save, spent, times_faster
 from torch import nn
 
+import clipsynth.train
 from clipsynth.audio import AUDIO
-from clipsynth.core import MINI, PAPER, Profile, TrainConfig, numpy_rng
-from clipsynth.diffusion import Diffusion
-from clipsynth.train import DiffusionTask, VocoderTask
-from clipsynth.trainer import Trainer
-from clipsynth.unet import UNet
-from clipsynth.vocoder import Discriminators, Generator
+from clipsynth.core import MINI, PAPER, Profile, numpy_rng
+from clipsynth.train import DiffusionTask, VocoderTask, make_trainer
+from clipsynth.trainer import Trainer, phases
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
 CLIPS, FRAMES = 64, 157  # of made-up data: ten seconds each
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-class MadeUpDiffusion(DiffusionTask):
-    """CLIPSynth's task on noise: the same batches and losses, no store."""
+class NoiseStore:
+    """What training looks at in a feature store, made up."""
+    digest = "made up"
 
-    def __init__(self, profile: Profile):
-        rng, width = numpy_rng("bench clips"), profile.unet.condition
-        self.rows, self.text_share, self.dropped = torch.arange(CLIPS, device=DEVICE), 0.0, 0.0
-        mel = rng.uniform(-11, 3, (CLIPS, AUDIO.mels, FRAMES)).astype(np.float16)
-        self.mel = torch.from_numpy(mel).to(DEVICE)
-        self.frames = torch.randn(CLIPS, 10, width, device=DEVICE).half()
-        self.unet_config, self.diffusion_config, self.store_digest = profile.unet, profile.diffusion, "made up"
-        self.diffusion, self.device = Diffusion(profile.diffusion), DEVICE
-        torch.manual_seed(0)
-        self.unet = UNet(profile.unet)
+    def __init__(self, width: int, folder: object):
+        rng = numpy_rng("bench clips")
+        self.folder = folder
+        self.mel = rng.uniform(-11, 3, (CLIPS, AUDIO.mels, FRAMES)).astype(np.float16)
+        self.embedding = rng.standard_normal((CLIPS, 10, width)).astype(np.float16)
+        self.audio = rng.integers(-9_000, 9_000, (CLIPS, 160_000)).astype(np.int16)
 
-
-class MadeUpVocoder(VocoderTask):
-    """The vocoder's task on noise."""
-
-    def __init__(self, profile: Profile, alone: int = 0):
-        self.rows, self.device, self.store_digest = np.arange(CLIPS), DEVICE, "made up"
-        self.audio = numpy_rng("bench sound").integers(-9_000, 9_000, (CLIPS, 160_000)).astype(np.int16)
-        self.step, self.alone, self.turns, self.vocoder_config = 0, alone, (alone,), profile.vocoder
-        torch.manual_seed(0)
-        self.generator, self.discriminators = Generator(profile.vocoder), Discriminators(profile.vocoder)
+    def rows(self, split: str) -> np.ndarray:
+        """Every clip, whatever the split."""
+        return np.arange(CLIPS)
 
 
-def trainer(kind: str, profile: Profile, room: str, **changes: object) -> Trainer:
-    """The real trainer of made-up clips, as `clipsynth train` would set it."""
-    config: TrainConfig = replace(profile.train[kind], **changes)  # type: ignore[arg-type]
-    task = MadeUpDiffusion(profile) if kind == "clipsynth" else MadeUpVocoder(profile, config.alone)
-    return Trainer(task, config, Path(room, kind), {"model": kind}, DEVICE)
+def trainer(kind: str, profile: Profile, **changes: object) -> Trainer:
+    """The trainer of `clipsynth train`, on made-up clips; nothing is written."""
+    clipsynth.train.Store = partial(NoiseStore, profile.unet.condition)  # type: ignore[misc, assignment]
+    return make_trainer(kind, "noise", profile, str(DEVICE), changes)
 
 
 # ---- beside the public loops
@@ -83,7 +68,7 @@ def trainer(kind: str, profile: Profile, room: str, **changes: object) -> Traine
 class TheirVocoderStep:
     """One step of HiFi-GAN's own training, in the order of its loop, with its networks, losses and mel."""
 
-    def __init__(self, folder: Path, ours: MadeUpVocoder, batch: int):
+    def __init__(self, folder: Path, ours: VocoderTask, batch: int):
         sys.path.insert(0, str(folder / "hifi-gan"))
         import meldataset
         import models
@@ -144,7 +129,7 @@ class TheirVocoderStep:
 class TheirDiffusionStep:
     """improved-diffusion's own step on the same batches; what our network folds is folded before."""
 
-    def __init__(self, code: object, net: nn.Module, ours: MadeUpDiffusion, batch: int):
+    def __init__(self, code: object, net: nn.Module, ours: DiffusionTask, batch: int):
         first = ours.batch(numpy_rng("bench batch", 0), batch)
         self.ours, self.size, self.turn = ours, batch, 0
         self.step = bench_model.TheirStep(code, net.to(DEVICE), self.folded(first["mel"]), first["condition"])
@@ -167,28 +152,27 @@ def beside(options: argparse.Namespace) -> dict:
     code = bench_model.improved_diffusion(options.reference)
     size = 2 if options.tiny else profile.train["clipsynth"].batch
     sizes = {"diffusion": size, "vocoder": 2 if not on_gpu or options.tiny else 16}
-    with tempfile.TemporaryDirectory() as room:
-        theirs = bench_model.awake(bench_model.reference_net(code, profile.unet))
-        wide = bench_model.Asked(theirs, code.unet.ResBlock, profile.unet.condition)  # type: ignore[attr-defined]
-        ways: dict[str, Callable] = {}
-        for precision in ("fp32", "bf16"):
-            made = trainer("clipsynth", profile, room, batch=size, precision=precision)
-            if (precision == "bf16") == (made.precision is not None):  # else it would be float32 again
-                ways[f"ours, {'float32' if precision == 'fp32' else 'bfloat16'}"] = made.update
-        ways["improved-diffusion, query in built channels"] = TheirDiffusionStep(code, wide, made.task, size)
-        counts = {"ours": bench_model.parameters(made.task.unet), "theirs": bench_model.parameters(wide)}
-        assert counts["ours"] == counts["theirs"], counts
-        result["diffusion"] = rates(ways, sizes["diffusion"], options.rounds, list(ways)[-1]) | {"parameters": counts}
-        print(result["diffusion"], flush=True)
-        # the vocoder with the paper's discriminators, which the public code cannot make smaller
-        segment = profile.vocoder.segment if on_gpu else 8_192
-        small = replace(profile.vocoder, discriminator_scale=1.0, segment=segment)
-        full = replace(profile, vocoder=small)
-        made = trainer("hifigan", full, room, batch=sizes["vocoder"], precision="fp32", alone=0)
-        ways = {"ours, float32": made.update}
-        ways["HiFi-GAN"] = TheirVocoderStep(options.reference, made.task, sizes["vocoder"])
-        result["vocoder"] = rates(ways, sizes["vocoder"], options.rounds, "HiFi-GAN") | {"segment": small.segment}
-        print(result["vocoder"], flush=True)
+    theirs = bench_model.awake(bench_model.reference_net(code, profile.unet))
+    wide = bench_model.Asked(theirs, code.unet.ResBlock, profile.unet.condition)  # type: ignore[attr-defined]
+    ways: dict[str, Callable] = {}
+    for precision in ("fp32", "bf16"):
+        made = trainer("clipsynth", profile, batch=size, precision=precision)
+        if (precision == "bf16") == (made.precision is not None):  # else it would be float32 again
+            ways[f"ours, {'float32' if precision == 'fp32' else 'bfloat16'}"] = made.update
+    ways["improved-diffusion, query in built channels"] = TheirDiffusionStep(code, wide, made.task, size)
+    counts = {"ours": bench_model.parameters(made.task.unet), "theirs": bench_model.parameters(wide)}
+    assert counts["ours"] == counts["theirs"], counts
+    result["diffusion"] = rates(ways, sizes["diffusion"], options.rounds, list(ways)[-1]) | {"parameters": counts}
+    print(result["diffusion"], flush=True)
+    # the vocoder with the paper's discriminators, which the public code cannot make smaller
+    segment = profile.vocoder.segment if on_gpu else 8_192
+    small = replace(profile.vocoder, discriminator_scale=1.0, segment=segment)
+    full = replace(profile, vocoder=small)
+    made = trainer("hifigan", full, batch=sizes["vocoder"], precision="fp32", alone=0)
+    ways = {"ours, float32": made.update}
+    ways["HiFi-GAN"] = TheirVocoderStep(options.reference, made.task, sizes["vocoder"])
+    result["vocoder"] = rates(ways, sizes["vocoder"], options.rounds, "HiFi-GAN") | {"segment": small.segment}
+    print(result["vocoder"], flush=True)
     return result
 
 
@@ -207,18 +191,16 @@ def outside(options: argparse.Namespace) -> dict:
     profile = tiny(MINI) if options.tiny else PAPER if DEVICE.type == "cuda" else MINI
     result = {}
     for kind in ("clipsynth", "hifigan"):
-        with tempfile.TemporaryDirectory() as room:
-            made = trainer(kind, profile, room)
-            steps = options.rounds * (10 if DEVICE.type == "cuda" else 4)
-            turns = [turn for turn in getattr(made.task, "turns", ()) if 0 < turn < made.config.steps]
-            seconds = idle = 0.0
-            for first, last in pairwise((0, *turns, made.config.steps)):  # each kind of step by its share
-                made.step = first
-                repeat(made.update, 2)
-                before, share = made.outside, (last - first) / made.config.steps
-                seconds += share * spent(repeat, made.update, steps)
-                idle += share * (made.outside - before)
-            result[kind] = {"share": idle / seconds, "seconds a step": seconds / steps, "batch": made.config.batch}
+        made = trainer(kind, profile)
+        steps = options.rounds * (10 if DEVICE.type == "cuda" else 4)
+        seconds = idle = 0.0
+        for first, share in phases(made):  # each kind of step by its share
+            made.step = first
+            repeat(made.update, 2)
+            before = made.outside
+            seconds += share * spent(repeat, made.update, steps)
+            idle += share * (made.outside - before)
+        result[kind] = {"share": idle / seconds, "seconds a step": seconds / steps, "batch": made.config.batch}
         print(kind, result[kind], flush=True)
     return result
 
@@ -235,9 +217,8 @@ def batch(options: argparse.Namespace) -> dict:
     profile = tiny(MINI) if options.tiny else PAPER if on_gpu else MINI
     rows = []
     for size in (1, 2) if options.tiny else (16, 32, 64, 128, 256) if on_gpu else (4, 8, 16, 32, 64):
-        with tempfile.TemporaryDirectory() as room:
-            made = trainer("clipsynth", profile, room, batch=size)
-            seconds = medians(in_turns({"step": made.update}, options.rounds))["step"]
+        made = trainer("clipsynth", profile, batch=size)
+        seconds = medians(in_turns({"step": made.update}, options.rounds))["step"]
         rows.append({"batch": size, "seconds": seconds, "examples a second": size / seconds})
         print(rows[-1], flush=True)
     return {"rows": rows}
@@ -249,10 +230,9 @@ def hours(options: argparse.Namespace) -> dict:
     profile = tiny(PAPER) if options.tiny else PAPER
     tries = {"clipsynth": 128 if on_gpu else 2, "hifigan": 16 if on_gpu else 1}
     for kind, size in tries.items():
-        with tempfile.TemporaryDirectory() as room:
-            made = trainer(kind, profile, room, batch=size, alone=0)
-            seconds = medians(in_turns({"step": made.update}, min(3, options.rounds)))["step"]
-            precision = "bfloat16" if made.precision else "float32"
+        made = trainer(kind, profile, batch=size, alone=0)
+        seconds = medians(in_turns({"step": made.update}, min(3, options.rounds)))["step"]
+        precision = "bfloat16" if made.precision else "float32"
         whole = profile.train[kind].batch
         step = seconds * whole / size
         steps = {"clipsynth": (100_000, 500_000), "hifigan": (500_000,)}[kind]

@@ -188,7 +188,7 @@ class TrainConfig:
     ema: float = 0.9999  # ramped: min(ema, (1 + step) / (10 + step))
     precision: str = "bf16"  # "bf16" (autocast, where the device computes in it) or "fp32"
     compile: bool = False  # torch.compile, worth it on a GPU
-    alone: int = 0  # first steps before the discriminators join (HiFi-GAN), the speller (SpecVQGAN)
+    alone: int = 0  # first steps before the discriminators join (HiFi-GAN), the transformer (SpecVQGAN)
     log_every: int = 100
     save_seconds: float = 300.0  # resumable state at least this often
     seed: int = 0

@@ -316,9 +316,10 @@ class Bench:
     ) -> dict[str, np.ndarray]:
         "The record of that name, valid for the present code, weights and data."
         mine = weights_digests(self.profile, self.dataset, [model] if model else [])
-        return record(
-            name, {**self.key, "model": mine, **extra}, compute, self.folder, self.recompute
-        )
+        # a certificate keeps its records: without weights nothing can be made again
+        can = model is None or weights_file(self.profile, self.dataset, model).exists()
+        key, again = {**self.key, "model": mine, **extra}, self.recompute and can
+        return record(name, key, compute, self.folder, again)
 
 # %% ../nbs/04_eval.ipynb #d5e8bef5
 def queries(

@@ -272,7 +272,6 @@ class VocoderTask:
         store = _store(profile, dataset)
         self.audio, self.rows = store.audio, store.rows("train")
         self.step, self.alone = 0, profile.train["hifigan"].alone
-        self.turns = (self.alone,)
         self.vocoder_config, self.store_digest, self.device = profile.vocoder, store.digest, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -280,6 +279,11 @@ class VocoderTask:
                 Generator(profile.vocoder),
                 Discriminators(profile.vocoder),
             )
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        "The step at which the discriminators join."
+        return (self.alone,)
 
     def modules(self) -> dict[str, nn.Module]:
         "The generator, which is published, and its discriminators."

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Losses', 'PATIENCE', 'Task', 'learning_rate', 'ema_factor', 'accelerated', 'Processes', 'moved', 'RunLog',
            'peak_memory', 'log_text', 'Trainer', 'save_state', 'write_log', 'load_state', 'stop_requested', 'check',
-           'diagnosis', 'TensorBoardLog', 'run', 'report', 'measure']
+           'diagnosis', 'TensorBoardLog', 'run', 'report', 'phases', 'measure']
 
 # %% ../nbs/03c_trainer.ipynb #c991f784
 import copy
@@ -705,19 +705,25 @@ def report(
             board.row(row)
 
 # %% ../nbs/03c_trainer.ipynb #5093c8b4
+def phases(
+    trainer: Trainer,
+) -> list[tuple[int, float]]:  # first step, share of all steps
+    "The kinds of steps that a training has, between the `turns` of its task."
+    turns = [turn for turn in getattr(trainer.task, "turns", ()) if 0 < turn < trainer.config.steps]
+    borders = pairwise((0, *turns, trainer.config.steps))
+    return [(first, (last - first) / trainer.config.steps) for first, last in borders]
+
+
 def measure(
     trainer: Trainer,  # fresh; of no use afterwards
     steps: int = 10,  # to take the time of
 ) -> dict[str, Any]:  # of this process
     "What a training will take, from some of its steps; writes nothing."
     config, flops, seconds = trainer.config, 0.0, 0.0
-    turns = [turn for turn in getattr(trainer.task, "turns", ()) if 0 < turn < config.steps]
-    for first, last in pairwise((0, *turns, config.steps)):
-        share = (last - first) / config.steps
-        if share:
-            trainer.step = first
-            flops += share * _flops(trainer)
-            seconds += share * _seconds(trainer, steps)
+    for first, share in phases(trainer):
+        trainer.step = first
+        flops += share * _flops(trainer)
+        seconds += share * _seconds(trainer, steps)
     counts = {n: sum(p.numel() for p in m.parameters()) for n, m in trainer.modules.items()}
     return {
         "parameters": counts,
