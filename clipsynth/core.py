@@ -8,8 +8,8 @@ __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'UserError'
            'TrainConfig', 'EvalConfig', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'room',
            'dataset_dir', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device',
            'autocast_dtype', 'write_atomic', 'write_text', 'digest', 'code_digest', 'save_weights', 'load_weights',
-           'record', 'record_key', 'progress', 'first_process', 'notice', 'notebook_digest', 'made_with', 'plot_style',
-           'Report']
+           'load_network', 'record', 'record_key', 'progress', 'first_process', 'notice', 'notebook_digest',
+           'made_with', 'plot_style', 'Report']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -678,6 +678,22 @@ def load_weights(
     return {
         k: v.to(torch.float32) if v.is_floating_point() else v for k, v in state.items()
     }, config
+
+
+def load_network(
+    path: str | Path,
+    part: str,  # where a file's configuration has the network's, e.g. "unet"
+    kind: type,  # of that configuration, a dataclass of this module
+    build: Callable[[Any], Any],  # makes the network of a configuration
+    device: Any = "cpu",
+) -> tuple[Any, dict[str, Any]]:  # in evaluation mode, without gradients; the file's configuration
+    "A trained network; raises `UserError` for a file that holds another kind."
+    state, config = load_weights(path)
+    if part not in config:
+        raise UserError(f"{path} holds {config.get('model')!r}, which has no {part}")
+    network = build(from_json(kind, config[part]))
+    network.load_state_dict(state)
+    return network.requires_grad_(False).eval().to(device), config
 
 # %% ../nbs/00_core.ipynb #860e0990
 def record(

@@ -13,21 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, relu
 
 from .audio import AUDIO
-from clipsynth.core import (
-    Profile,
-    SpecVQGANConfig,
-    UserError,
-    from_json,
-    load_weights,
-    torch_rng,
-)
-from .query import as_condition
+from .core import Profile, SpecVQGANConfig, UserError, load_network, torch_rng
 from .train import MelTask
 from .trainer import Losses
 
@@ -290,10 +281,12 @@ class SpecVQGAN(nn.Module):
         among = count // 2 if likeliest is None else likeliest
         if not 0 < among <= count:
             raise UserError(f"likeliest {among}: choose 1 to {count}")
+        if not len(condition):
+            return condition.new_zeros(0, 1, AUDIO.mels, AUDIO.frames)
         shape = rows * columns, count
         noise = [gumbel(seed, shape) for seed in seeds]
         text = torch.zeros(len(condition), 0, dtype=torch.long, device=condition.device)
-        for place in range(rows * columns if len(condition) else 0):
+        for place in range(rows * columns):
             odds = self.transformer(condition, text)[:, -1].float()
             least = odds.topk(among).values[:, -1:]
             drawn = torch.stack([own[place] for own in noise]).to(odds.device)
@@ -301,8 +294,6 @@ class SpecVQGAN(nn.Module):
             text = torch.cat([text, word[:, None]], 1)
             if callback:
                 callback(place + 1)
-        if not len(condition):
-            return condition.new_zeros(0, 1, AUDIO.mels, AUDIO.frames)
         return self.codec.decode(text.view(-1, columns, rows).transpose(1, 2)).clamp(-1, 1)
 
 # %% ../nbs/04f_specvqgan.ipynb #4f200019
@@ -326,11 +317,16 @@ class SpecVQGANTask(MelTask):
                 f"SpecVQGAN: {plan.steps} steps, {plan.alone} of them for the codec alone: both stages "
                 "need some, for example steps=6000 alone=3000"
             )
-        self.step, self.alone, self.turns = 0, plan.alone, (plan.alone // 2, plan.alone)
+        self.step, self.alone = 0, plan.alone
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = SpecVQGAN(profile.specvqgan)
             self.discriminator = PatchDiscriminator()
+
+    @property
+    def turns(self) -> tuple[int, ...]:
+        "The steps at which the discriminator joins, and at which the transformer takes over."
+        return (self.alone // 2, self.alone)
 
     def modules(self) -> dict[str, nn.Module]:
         "Codec and transformer, which are published together, and the discriminator."
@@ -371,9 +367,7 @@ class SpecVQGANTask(MelTask):
         count: int = 4,
     ) -> dict[str, torch.Tensor]:  # mels (count, band, frame)
         "What it spells for a few training queries, always the same."
-        chosen = torch.linspace(0, len(self.rows) - 1, count, device=self.device).long()
-        query = as_condition(self.pictures(self.rows[chosen], np.zeros(count, np.int64)).float())
-        return {"sampled": module.sample(query, range(count))[:, 0]}
+        return {"sampled": module.sample(self.fixed_condition(count), range(count))[:, 0]}
 
 
 def load_specvqgan(
@@ -381,9 +375,4 @@ def load_specvqgan(
     device: torch.device | str = "cpu",
 ) -> SpecVQGAN:
     "A trained one, in evaluation mode; raises `UserError`."
-    state, config = load_weights(path)
-    if "specvqgan" not in config:
-        raise UserError(f"{path} holds weights of {config.get('model')!r}, not of SpecVQGAN")
-    net = SpecVQGAN(from_json(SpecVQGANConfig, config["specvqgan"]))
-    net.load_state_dict(state)
-    return net.requires_grad_(False).eval().to(device)
+    return load_network(path, "specvqgan", SpecVQGANConfig, SpecVQGAN, device)[0]

@@ -24,6 +24,7 @@ from clipsynth.core import (
     UserError,
     first_process,
     from_json,
+    load_network,
     load_weights,
     notice,
     pick_device,
@@ -240,12 +241,7 @@ def load_denoiser(
     device: torch.device | str = "cpu",
 ) -> tuple[UNet, Diffusion]:
     "A trained U-Net in evaluation mode and its diffusion process; raises `UserError`."
-    state, config = load_weights(path)
-    if "unet" not in config:
-        raise UserError(f"{path} holds {config.get('model')!r}, which is no diffusion model")
-    unet = UNet(from_json(UNetConfig, config["unet"]))
-    unet.load_state_dict(state)
-    unet.requires_grad_(False).eval().to(device)
+    unet, config = load_network(path, "unet", UNetConfig, UNet, device)
     return unet, Diffusion(from_json(DiffusionConfig, config["diffusion"]))
 
 

@@ -157,6 +157,16 @@ class MelTask:
             return self.frames[rows, self.sent(shown)]
         return self.sent(self.frames[rows.cpu().numpy(), shown])
 
+    def fixed_condition(
+        self,
+        count: int,
+    ) -> torch.Tensor:  # (count, width)
+        "The condition of a few training queries, always the same."
+        chosen = torch.linspace(0, len(self.rows) - 1, count, device=self.device).long()
+        rows, first = self.rows[chosen], np.zeros(count, np.int64)
+        query = self.words[rows] if self.text_share == 1 else self.pictures(rows, first)
+        return as_condition(query.float())
+
     def sent(
         self,
         values: np.ndarray,
@@ -218,14 +228,10 @@ class DiffusionTask(MelTask):
         steps: int = 10,
     ) -> dict[str, torch.Tensor]:  # mels (count, mel, frame) in [-1, 1]
         "What it makes of a few training queries, always the same, from the same noise."
-        chosen = torch.linspace(0, len(self.rows) - 1, count, device=self.device).long()
-        rows = self.rows[chosen]
-        first = np.zeros(count, np.int64)
-        query = self.words[rows] if self.text_share == 1 else self.pictures(rows, first)
         mels = dpm_solver(
             self.diffusion,
             module,
-            as_condition(query.float()),
+            self.fixed_condition(count),
             seeds=range(count),
             shape=(1, AUDIO.mels, AUDIO.frames),
             steps=steps,
