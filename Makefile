@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
-RUN_NOTEBOOKS := 00_data 00g_browse 01c_costs 03_train 04_eval 04c_floor 04d_zoo 04e_samplers 05_gap 07_play
+RUN_NOTEBOOKS := 00_data 00g_browse 01c_costs 03_train 04_eval 04c_floor 04d_zoo 04e_sampler_cost 05_gap 07_play
 export PATH := $(BIN):$(PATH)
 
 .PHONY: help reports test readme notebooks docs lab constraints clean
