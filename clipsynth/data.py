@@ -18,7 +18,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, TimeoutError, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -815,13 +815,15 @@ def render_dataset(
     dataset: str,  # "mini-music" or "mini-vggsound"
     profile: str | Profile = "mini",
     workers: int | None = None,  # processes; every core when None
+    folder: Path | None = None,  # where the videos go; None: the dataset's own
+    only: Collection[str] | None = None,  # ids of the videos to render; None: all
 ) -> Path:  # of its list
     "Render the videos of a mini world that are not there yet; raises `UserError`."
     from clipsynth.everyday import render_everyday
     from clipsynth.worlds import render_world
 
     chosen = named_profile(profile) if isinstance(profile, str) else profile
-    folder = dataset_dir(chosen, dataset)
+    folder = folder or dataset_dir(chosen, dataset)
     if dataset not in ("mini-music", "mini-vggsound"):
         raise UserError(f"no world {dataset!r}: there are mini-music and mini-vggsound")
     music, videos = dataset == "mini-music", folder / "videos"
@@ -829,8 +831,8 @@ def render_dataset(
         videos.mkdir(exist_ok=True)  # they were deleted to make room: the store stands
         return find_list(folder)
     if music:
-        return render_world(folder, chosen.world, chosen.name, workers)
-    return render_everyday(folder, chosen.everyday, chosen.name, workers)
+        return render_world(folder, chosen.world, chosen.name, workers, only)
+    return render_everyday(folder, chosen.everyday, chosen.name, workers, only)
 
 
 @contextlib.contextmanager

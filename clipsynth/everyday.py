@@ -14,7 +14,7 @@ import csv
 import io
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import astuple, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -1986,6 +1986,7 @@ def render_everyday(
     config: EverydayConfig,  # how many clips of which labels, and what is wrong with them
     profile: str = "mini",  # named in world.json
     workers: int | None = None,  # processes; None means one per core
+    only: Collection[str] | None = None,  # ids of the videos to render; the list names them all
 ) -> Path:  # of the list
     "Render MiniVGGSound, or what is missing of it; raises UserError for another world's folder."
     folder = Path(folder)
@@ -1996,7 +1997,9 @@ def render_everyday(
     for part in (folder / "videos").glob(".*.part.mp4"):  # left behind by a run that was killed
         part.unlink(missing_ok=True)
     jobs = [
-        (folder / "videos" / f"{clip.file}.mp4", clip, config) for clip in clips if not clip.gone
+        (folder / "videos" / f"{clip.file}.mp4", clip, config)
+        for clip in clips
+        if not clip.gone and (only is None or clip.id in only)
     ]
     missing = [job for job in jobs if not job[0].exists()]
     render_all(render_clip, missing, workers or os.cpu_count() or 1)

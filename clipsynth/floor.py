@@ -4,18 +4,15 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'STRENGTH', 'MELS', 'VOCODERS', 'TRIED_SOUNDS', 'level_error', 'mel_error', 'pitch', 'in_tune',
-           'mean_spectrum', 'line_level', 'listen', 'magnitudes', 'mel_to_magnitudes', 'recover_phase', 'griffin_lim',
-           'copied', 'copy_synthesis', 'floor_digest', 'class_distance', 'ClassFloor', 'by_class', 'in_tune_share',
+           'power_spectra', 'mean_spectrum', 'line_level', 'listen', 'magnitudes', 'mel_to_magnitudes', 'recover_phase',
+           'griffin_lim', 'copied', 'copy_synthesis', 'class_distance', 'ClassFloor', 'by_class', 'in_tune_share',
            'sound_distance', 'model_like_mels', 'strengths', 'Pairs', 'FineTuneTask', 'fine_tuning_config',
-           'draw_pairs', 'fine_tuned', 'fine_tuning', 'typical_and_worst', 'fine_tuning_digest']
+           'draw_pairs', 'fine_tuned', 'fine_tuning', 'typical_and_worst', 'vocoder_records']
 
 # %% ../nbs/04c_floor.ipynb #0561d703
-import inspect
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from textwrap import dedent
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +25,6 @@ from clipsynth.core import (
     Profile,
     TrainConfig,
     UserError,
-    code_digest,
     digest,
     load_weights,
     numpy_rng,
@@ -115,16 +111,24 @@ def in_tune(
     return torch.cat(right), torch.cat(pitched)
 
 # %% ../nbs/04c_floor.ipynb #a206cce6
+def power_spectra(
+    waveforms: torch.Tensor,  # (n, samples)
+    size: int = 2_048,  # samples in a frame
+) -> torch.Tensor:  # (n, size / 2 + 1), decibels
+    "The power spectrum of each sound, in decibels."
+    window, levels = torch.hann_window(size), []
+    for part in waveforms.split(32):
+        power = torch.fft.rfft(part.unfold(-1, size, size // 2) * window).abs().square().mean(-2)
+        levels.append(10 * (power + 1e-9).log10())
+    return torch.cat(levels)
+
+
 def mean_spectrum(
     waveforms: torch.Tensor,  # (n, samples)
     size: int = 2_048,  # samples in a frame
 ) -> torch.Tensor:  # (size / 2 + 1,), decibels
     "The power spectrum of each sound in decibels, averaged over sounds."
-    window, total = torch.hann_window(size), torch.zeros(size // 2 + 1, dtype=torch.float64)
-    for part in waveforms.split(32):
-        power = torch.fft.rfft(part.unfold(-1, size, size // 2) * window).abs().square().mean(-2)
-        total += (10 * (power + 1e-9).log10()).double().sum(0)
-    return (total / max(len(waveforms), 1)).float()
+    return power_spectra(waveforms, size).double().mean(0).float()
 
 
 def line_level(
@@ -146,12 +150,12 @@ def listen(
     mel: torch.Tensor,  # (n, mels, frames) natural log, what the sounds were made from
     copy: torch.Tensor,  # (n, samples) in [-1, 1]
     recording: torch.Tensor | None = None,  # (n, samples), where there is one
-) -> dict[str, np.ndarray]:
+) -> dict[str, np.ndarray]:  # arrays with a row for each sound
     "All that this chapter wants to know of some sounds."
     judged = bench.judges.note(copy, normalize(log_mel(copy)))
     notes = {name: judged[name] for name in ("audio", "heard")}
     notes["mel_error"] = mel_error(mel, copy).numpy()
-    notes["spectrum"] = mean_spectrum(copy).numpy()
+    notes["spectrum"] = power_spectra(copy).numpy()
     if recording is not None:
         right, pitched = in_tune(recording, copy)
         notes["level_error"] = level_error(recording, copy).numpy()
@@ -194,12 +198,15 @@ def recover_phase(
     config: AudioConfig = AUDIO,
     iterations: int = 32,
     seed: int = 0,
+    numbers: Iterable[int] | None = None,  # of the sounds, for their first phases; 0, 1, ...
 ) -> torch.Tensor:  # (n, frames * hop) in [-1, 1]
     "Sounds with these magnitude spectra, nearly (Griffin and Lim 1984), by librosa."
     from librosa import griffinlim
 
     margin, sounds = (config.n_fft - config.hop) // 2, []
-    for i, spectrum in enumerate(progress(magnitude.numpy(), "Griffin-Lim", unit="sound")):
+    numbers = range(len(magnitude)) if numbers is None else numbers
+    bar = progress(magnitude.numpy(), "Griffin-Lim", unit="sound")
+    for number, spectrum in zip(numbers, bar, strict=True):
         sound = griffinlim(
             spectrum,
             n_iter=iterations,
@@ -207,7 +214,7 @@ def recover_phase(
             win_length=config.window,
             n_fft=config.n_fft,
             center=False,
-            random_state=numpy_rng("griffin-lim", i, seed=seed),
+            random_state=numpy_rng("griffin-lim", int(number), seed=seed),
         )
         sounds.append(torch.from_numpy(sound[margin : sound.shape[-1] - margin]))
     return torch.stack(sounds).float().clamp(-1, 1)
@@ -218,9 +225,10 @@ def griffin_lim(
     config: AudioConfig = AUDIO,
     iterations: int = 32,
     seed: int = 0,
+    numbers: Iterable[int] | None = None,  # of the sounds, for their first phases; 0, 1, ...
 ) -> torch.Tensor:  # (n, frames * hop) in [-1, 1]
     "Sound for log-mels without any training: pseudo-inverse, then phase."
-    return recover_phase(mel_to_magnitudes(mel, config), config, iterations, seed)
+    return recover_phase(mel_to_magnitudes(mel, config), config, iterations, seed, numbers)
 
 # %% ../nbs/04c_floor.ipynb #47158a27
 WAYS = ("recording", "griffin-lim-spectrum", "griffin-lim", "hifigan")
@@ -230,18 +238,19 @@ def copied(
     bench: Bench,
     way: str,  # one of `WAYS`
     recording: torch.Tensor,  # (n, samples) in [-1, 1], the trials' own sound
+    some: np.ndarray,  # (n,) trial numbers
 ) -> torch.Tensor:  # (n, samples) in [-1, 1]
     "The trials' sounds made again; raises `UserError` for a way that there is not."
     if way == "recording":
         return recording
     if way == "griffin-lim-spectrum":
-        return recover_phase(magnitudes(recording))
+        return recover_phase(magnitudes(recording), numbers=some)
     if way == "griffin-lim":
-        return griffin_lim(log_mel(recording))
+        return griffin_lim(log_mel(recording), numbers=some)
     if way == "hifigan":
         trials, vocoder = bench.trials, bench.synthesizer("clipsynth").vocoder
-        made = hifigan_reconstruction(bench.store, vocoder, trials.row, trials.start)
-        return torch.as_tensor(made)
+        where = trials.row[some], trials.start[some]
+        return torch.as_tensor(hifigan_reconstruction(bench.store, vocoder, *where))
     raise UserError(f"no way {way!r} to copy a sound: choose one of {', '.join(WAYS)}")
 
 
@@ -249,34 +258,16 @@ def copy_synthesis(
     bench: Bench,
     way: str,  # one of `WAYS`
 ) -> dict[str, np.ndarray]:
-    "Notes on a copy of each trial's recording, and the chunk that it was cut from."
+    "Measurements of a copy of each trial's recording, and the chunk that it was cut from."
 
-    def compute() -> dict[str, np.ndarray]:
-        trials = bench.trials
-        recording = windows_of(bench.store, trials.row, trials.start)[0]
-        notes = listen(bench, log_mel(recording), copied(bench, way, recording), recording)
-        return {**notes, "chunk": trials.row.astype(np.int32)}
+    def make(some: np.ndarray) -> dict[str, np.ndarray]:
+        row, start = bench.trials.row[some], bench.trials.start[some]
+        recording = windows_of(bench.store, row, start)[0]
+        copy = copied(bench, way, recording, some)
+        notes = listen(bench, log_mel(recording), copy, recording)
+        return {**notes, "chunk": row.astype(np.int32)}
 
-    return bench.record(f"floor-{way}", compute, floor=floor_digest())
-
-# %% ../nbs/04c_floor.ipynb #8d1be8b3
-@lru_cache(maxsize=1)
-def floor_digest() -> str:
-    "The code between a recording and the notes on its copies, besides that of `04_eval`."
-    parts: list[Callable[..., object]] = [
-        level_error,
-        mel_error,
-        pitch,
-        in_tune,
-        mean_spectrum,
-        listen,
-        magnitudes,
-        mel_to_magnitudes,
-        recover_phase,
-        griffin_lim,
-        copied,
-    ]
-    return code_digest(*(dedent(inspect.getsource(part)) for part in parts))
+    return bench.rows(f"floor-{way}", make, lambda: bench.trials.row, averaged=["spectrum"])
 
 # %% ../nbs/04c_floor.ipynb #2aacdf9d
 def class_distance(
@@ -414,23 +405,27 @@ def strengths(
 ) -> dict[str, np.ndarray]:
     "Distance from the recording and grain of model-like mels, by strength, in natural log."
 
-    def compute() -> dict[str, np.ndarray]:
+    def make(some: np.ndarray) -> dict[str, np.ndarray]:
         trials, synthesizer = bench.trials, bench.synthesizer("clipsynth")
-        real = windows_of(bench.store, trials.row[:count], trials.start[:count])[1]
-        seeds, query = list(trials.seed[:count]), queries(bench, "image")[:count]
+        real = windows_of(bench.store, trials.row[some], trials.start[some])[1]
+        seeds, query = list(trials.seed[some]), queries(bench, "image", some)
         condition = as_condition(query.float()).to(synthesizer.device)
         model = synthesizer.diffusion, synthesizer.unet
         mels = [model_like_mels(*model, real, condition, seeds, value) for value in values]
         mels += [synthesizer.mels(query, seeds), real]
         logs, truth = [denormalize(mel) for mel in mels], denormalize(real)
-        return {
-            "distance": np.array([float((mel - truth).abs().mean()) for mel in logs]),
-            "grain": np.array([float(mel.diff(dim=-1).abs().mean()) for mel in logs]),
-        }
+        distance = [(mel - truth).abs().mean((1, 2)).numpy() for mel in logs]
+        grain = [mel.diff(dim=-1).abs().mean((1, 2)).numpy() for mel in logs]
+        return {"distance": np.stack(distance, 1), "grain": np.stack(grain, 1)}
 
-    code = code_digest(inspect.getsource(model_like_mels), inspect.getsource(strengths))
-    about = {"strengths": [code, list(values), count]}
-    return bench.record("floor-strength", compute, "clipsynth", **about)
+    found = bench.rows(
+        "floor-strength",
+        make,
+        lambda: bench.trials.row[:count],
+        "clipsynth",
+        settings={"strengths": list(values)},
+    )
+    return {name: array.mean(0) for name, array in found.items()}
 
 # %% ../nbs/04c_floor.ipynb #bbe3ab07
 class Pairs(NamedTuple):
@@ -553,7 +548,7 @@ def fine_tuning(
         trials, synthesizer = bench.trials, bench.synthesizer("clipsynth")
         row, start, seeds = (x[:TRIED_SOUNDS] for x in (trials.row, trials.start, trials.seed))
         recording, real = windows_of(bench.store, row, start)
-        query = queries(bench, "image")[:TRIED_SOUNDS].float()
+        query = queries(bench, "image", np.arange(len(row))).float()
         condition, model = as_condition(query).to(synthesizer.device), synthesizer.diffusion
         like = model_like_mels(model, synthesizer.unet, real, condition, list(seeds), STRENGTH)
         free = synthesizer.mels(query, list(seeds), batch=bench.profile.eval.batch)
@@ -577,15 +572,16 @@ def fine_tuning(
             if kind == "sampled":
                 made["griffin-lim"] = griffin_lim(target[kind])
             for name, sound in made.items():
-                notes[f"{kind} {name}"] = listen(bench, target[kind], sound, beside[kind])
+                found = listen(bench, target[kind], sound, beside[kind])
+                notes[f"{kind} {name}"] = {**found, "spectrum": found["spectrum"].mean(0)}
         flat = {f"{k}/{name}": a for k, part in notes.items() for name, a in part.items()}
         short = {name: sound[:, : AUDIO.sample_rate * 2] for name, sound in sounds.items()}
         for name, sound in short.items():
             flat[f"sounds/{name}"] = (sound.numpy() * 32_767).round().astype(np.int16)
         return {**flat, "sounds/trial": np.array(shown)}
 
-    about = {"floor": floor_digest(), "tuning": fine_tuning_digest(), "train": config}
-    flat = bench.record("floor-fine-tuning", compute, "clipsynth", **about)
+    settings = {"train": config, "strength": STRENGTH, "sounds": TRIED_SOUNDS}
+    flat = bench.aggregate("floor-fine-tuning", compute, "clipsynth", settings)
     nested: dict[str, dict[str, np.ndarray]] = {}
     for name, array in flat.items():
         group, _, field = name.partition("/")
@@ -601,19 +597,12 @@ def typical_and_worst(
     ranks = np.argsort(errors[:among], kind="stable")
     return [int(ranks[(len(ranks) - 1) // 2]), int(ranks[-1])]
 
-# %% ../nbs/04c_floor.ipynb #bdc26279
-@lru_cache(maxsize=1)
-def fine_tuning_digest() -> str:
-    "The code and the choices of fine-tuning."
-    parts: list[Callable[..., object]] = [
-        model_like_mels,
-        FineTuneTask.__init__,
-        FineTuneTask.batch,
-        VocoderTask.losses,
-        draw_pairs,
-        fine_tuned,
-        fine_tuning,
-        typical_and_worst,
-    ]
-    code = code_digest(*(dedent(inspect.getsource(part)) for part in parts))
-    return digest(code, STRENGTH, TRIED_SOUNDS)
+# %% ../nbs/04c_floor.ipynb #d0019bc4
+def vocoder_records(
+    bench: Bench,
+) -> None:
+    "Read, make or audit every record of this chapter."
+    for way in WAYS:
+        copy_synthesis(bench, way)
+    strengths(bench)
+    fine_tuning(bench)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['embeddings', 'gap_vector', 'centroid_distance', 'matched_cosine', 'zero_shot', 'mean_shift', 'placebo_shift',
-           'normalize_rows']
+           'normalize_rows', 'bridged_prompts', 'bridge_records']
 
 # %% ../nbs/05_gap.ipynb #cbad457c
 import numpy as np
+import torch
 
 from .core import UserError, numpy_rng
-from .eval import Bench
+from .eval import Bench, class_names, generated, picture_centroid, trial_record
 from .query import prompt
 
 # %% ../nbs/05_gap.ipynb #2dfbae22
@@ -18,22 +19,26 @@ def embeddings(
     bench: Bench,
 ) -> dict[str, np.ndarray]:
     "Unit embeddings of the trials' pictures and the prompts, and the mean training picture's."
+    names = [class_names(bench)[i] for i in np.unique(trial_record(bench)["label"])]
 
-    def compute() -> dict[str, np.ndarray]:
-        store, trials = bench.store, bench.trials
-        names = np.unique(trials.label)
+    def pictures(some: np.ndarray) -> dict[str, np.ndarray]:
+        trials = bench.trials
+        found = bench.store.embedding[trials.row[some], trials.second[some]]
+        return {"embedding": found.astype(np.float32)}
+
+    def prompts(some: np.ndarray) -> dict[str, np.ndarray]:
         encoder = bench.synthesizer("clipsynth").encoder
-        train = store.embedding[store.rows("train")].astype(np.float32)
-        return {
-            "image": store.embedding[trials.row, trials.second].astype(np.float32),
-            "text": np.asarray(
-                encoder.text([prompt(name, bench.dataset) for name in names]), dtype=np.float32
-            ),
-            "image_mean": train.reshape(-1, train.shape[-1]).mean(0),
-            "label": np.searchsorted(names, trials.label).astype(np.int16),
-        }
+        found = encoder.text([prompt(names[i], bench.dataset) for i in some])
+        return {"embedding": np.asarray(found, dtype=np.float32)}
 
-    return bench.record("embeddings", compute)
+    image = bench.rows("embeddings-image", pictures, lambda: bench.trials.row)
+    text = bench.rows("embeddings-text", prompts, lambda: np.zeros((len(names), 0), np.int64))
+    return {
+        "image": image["embedding"],
+        "text": text["embedding"],
+        "image_mean": picture_centroid(bench).numpy(),
+        "label": np.unique(trial_record(bench)["label"], return_inverse=True)[1],
+    }
 
 # %% ../nbs/05_gap.ipynb #0a1993d9
 def gap_vector(
@@ -100,3 +105,32 @@ def normalize_rows(
 ) -> np.ndarray:
     "Vectors of unit length."
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+
+# %% ../nbs/05_gap.ipynb #cf47feb7
+def bridged_prompts(
+    space: dict[str, np.ndarray],  # of `embeddings`
+) -> dict[str, np.ndarray]:  # by bridge, each (classes, width), unit norm
+    "The prompts' embeddings without a bridge and with each."
+    text, centre = space["text"], space["image_mean"]
+    return {
+        "none": text,
+        "mean shift": mean_shift(text, centre),
+        "placebo": placebo_shift(text, centre),
+    }
+
+
+def bridge_records(
+    bench: Bench,
+) -> dict[str, dict[str, np.ndarray]]:  # by bridge
+    "Read, make or audit every record of this chapter: sounds for prompts behind each bridge."
+    space = embeddings(bench)
+    label, found = space["label"], {}
+    for name, vectors in bridged_prompts(space).items():
+        if name == "none":
+            continue
+        shifted = torch.from_numpy(vectors[label].astype(np.float32))
+        record = f"gap-{name.replace(' ', '-')}"
+        found[name] = generated(
+            bench, "clipsynth", record, shifted.__getitem__, settings={"bridge": name}
+        )
+    return found

@@ -421,29 +421,50 @@ def timbre(
 
 
 class SecondOpinion:
-    "A judge without a stake: logistic regression on `timbre`, from real mels and their classes."
+    "A judge without a stake: logistic regression on `timbre`, as arrays that a record can keep."
 
     def __init__(
         self,
+        weight: np.ndarray,  # (classes, width)
+        bias: np.ndarray,  # (classes,)
+        names: np.ndarray,  # bytes of the class names, one a line
+    ):
+        self.weight, self.bias = weight, bias
+        self.names = np.array(names.tobytes().decode().split("\n"))
+
+    @classmethod
+    def learn(
+        cls,
         mels: Any,  # (n, mels, frames) in [-1, 1], of training sound
         labels: Sequence[str],  # (n,) their classes
-    ):
-        "Learn; raises `UserError` where there are no two classes to tell apart."
+    ) -> "SecondOpinion":
+        "Learn from real mels; raises `UserError` where there are no two classes to tell apart."
         from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
         if len(set(labels)) < 2:
             raise UserError("a second opinion needs sounds of two classes at least")
-        self.model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1_000))
-        self.model.fit(timbre(mels), np.asarray(labels))
+        x = timbre(mels)
+        scale = StandardScaler().fit(x)
+        model = LogisticRegression(C=0.1, max_iter=1_000).fit(scale.transform(x), np.asarray(labels))
+        weight, bias = model.coef_, model.intercept_
+        if len(weight) == 1:  # of two classes only the second one's score is kept
+            weight, bias = (np.concatenate([np.zeros_like(v), v]) for v in (weight, bias))
+        weight = weight / scale.scale_
+        names = np.frombuffer("\n".join(model.classes_).encode(), np.uint8)
+        return cls(weight, bias - weight @ scale.mean_, names)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        "What `__init__` takes."
+        names = np.frombuffer("\n".join(self.names).encode(), np.uint8)
+        return {"weight": self.weight, "bias": self.bias, "names": names}
 
     def hear(
         self,
         mels: Any,  # (n, mels, frames) in [-1, 1]
     ) -> np.ndarray:  # (n,) class names
         "The class of each mel."
-        return self.model.predict(timbre(mels))
+        return self.names[(timbre(mels) @ self.weight.T + self.bias).argmax(1)]
 
 # %% ../nbs/04a_metrics.ipynb #68aae12f
 def _load(path: str | Path, kind: type[MetricNet], name: str) -> Any:

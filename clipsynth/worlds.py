@@ -15,7 +15,7 @@ import io
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
@@ -1329,6 +1329,7 @@ def render_world(
     config: WorldConfig,  # instruments, videos of each, seconds, frame rate, picture, seed
     profile: str = "mini",  # named in world.json
     workers: int | None = None,  # processes; None means one per core
+    only: Collection[str] | None = None,  # ids of the videos to render; the list names them all
 ) -> Path:  # of the list
     "Render MiniMUSIC, or what is missing of it; raises UserError if the folder holds another world."
     folder = Path(folder)
@@ -1343,6 +1344,7 @@ def render_world(
         (folder / "videos" / f"{video}.mp4", name, video, config)
         for name, videos in listed.items()
         for video in videos
+        if only is None or video in only
     ]
     (folder / "videos").mkdir(parents=True, exist_ok=True)
     missing = [job for job in jobs if not job[0].exists()]

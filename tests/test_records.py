@@ -1,0 +1,166 @@
+"""Every committed record is what today's weights and code make: a few rows of each are made again and compared."""
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+from clipsynth import compose, floor, gap, metrics, query, sampler_cost, samplers, worlds, zoo
+from clipsynth import eval as evaluation
+from clipsynth.core import UserError, load_weights, profile, save_weights, weights_file
+from clipsynth.eval import AuditBench, Bench
+from clipsynth.records import TOLERANCE, Finding, read_record
+
+MINI = profile("mini")
+
+
+def both_worlds(bench: Bench) -> None:
+    """What is measured on MiniVGGSound: the zoo and what it is compared with."""
+    evaluation.manifest(bench)
+    evaluation.trial_record(bench)
+    evaluation.moments(bench)
+    for split in ("test", "train"):
+        evaluation.reference(bench, split)
+    evaluation.reconstructed(bench)
+    zoo.zoo_records(bench)
+
+
+CHAPTERS: dict[str, list[Callable[[Bench], object]]] = {
+    "mini-music": [evaluation.table1_records, zoo.zoo_records, floor.vocoder_records, sampler_cost.sampler_records,
+                   gap.bridge_records, compose.play_records],
+    "mini-vggsound": [both_worlds],
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A bench with a few videos, and what it found."""
+    bench: AuditBench
+    findings: list[Finding]
+
+
+@pytest.fixture(scope="module", params=list(CHAPTERS))
+def audit(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Audit:
+    """Each record of a world, a few rows made again from the weights and from videos rendered now."""
+    bench = AuditBench(MINI, request.param, tmp_path_factory.mktemp(request.param))
+    for records in CHAPTERS[request.param]:
+        records(bench)
+    return Audit(bench, bench.audit.findings)
+
+
+def test_records_are_what_todays_code_makes(audit: Audit) -> None:
+    failed = [f"{f.record}: {f.array} {f.worst:.3g} of its spread {f.note}" for f in audit.bench.audit.failed]
+    assert failed == [], "results changed: raise `version` where they are made, and `make reports RECOMPUTE=1`"
+
+
+def test_every_record_is_audited(audit: Audit) -> None:
+    """None is left over, and the ones that no row can check are few and known."""
+    folder = ROOT / "data/records" / audit.bench.dataset
+    there = {path.stem for path in folder.iterdir()}
+    certified = {name for name in there if "-seed" in name}  # the weights are not kept
+    assert there - certified == {finding.record for finding in audit.findings}
+    whole = {f.record for f in audit.findings if not f.rows}
+    assert whole <= {"manifest", "second-opinion", "nearest", "picture-centroid", "hearing", "floor-fine-tuning"}
+    made = [f for f in audit.findings if f.rows]
+    assert len(made) >= 15 and all(f.rows >= 1 for f in made)
+
+
+@pytest.fixture(scope="module")
+def violin(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AuditBench]:
+    """A bench with the video of one class only; `again`: rendered anew."""
+    def make(again: bool = False, **changes: object) -> AuditBench:
+        name = "again" if again else "violin"
+        folder = tmp_path_factory.getbasetemp() / name
+        return AuditBench(replace(MINI, **changes), "mini-music", folder, most=2, classes=["violin"])
+    return make
+
+
+def worst(bench: AuditBench) -> float:
+    """The largest error in what was audited."""
+    return max(finding.worst for finding in bench.audit.findings)
+
+
+def one_model(bench: AuditBench) -> AuditBench:
+    evaluation.trial_record(bench)
+    evaluation.moments(bench)
+    for modality in ("image", "text"):
+        evaluation.asked(bench, "clipsynth", modality)
+    return bench
+
+
+def test_unchanged_code_passes(violin: Callable[..., AuditBench]) -> None:
+    assert worst(one_model(violin())) < TOLERANCE / 2
+
+
+def test_one_changed_weight_is_caught(violin: Callable[..., AuditBench], tmp_path: Path,
+                                      monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the inputs at once; and were the digest right, by the rows."""
+    path = weights_file(MINI, "mini-music", "clipsynth")
+    state, config = load_weights(path)
+    name = max(state, key=lambda k: state[k].numel())
+    state[name].view(-1)[0] += 0.01
+    monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
+    save_weights(weights_file(MINI, "mini-music", "clipsynth", new=True), state, config)
+    with pytest.raises(UserError, match="made from other inputs .weights"):
+        one_model(violin())
+
+
+def changed_source(function: Callable[..., object], old: str, new: str) -> Callable[..., object]:
+    """A function with one piece of its source replaced."""
+    source = inspect.getsource(function)
+    assert source.count(old) == 1
+    scope = dict(vars(inspect.getmodule(function)))
+    exec(source.replace(old, new), scope)  # noqa: S102
+    return scope[function.__name__]
+
+
+def test_one_changed_line_of_a_sampler_is_caught(violin: Callable[..., AuditBench],
+                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipsynth import synth
+
+    line = ("slope = step / (level[i] - level[i - 1]) / 2", "slope = step / (level[i] - level[i - 1]) / 3")
+    monkeypatch.setitem(synth.SAMPLERS, "dpm-solver", changed_source(samplers.dpm_solver, *line))
+    assert worst(one_model(violin())) > TOLERANCE
+
+
+def test_a_violin_drawn_differently_is_caught(violin: Callable[..., AuditBench],
+                                              monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = worlds.INSTRUMENTS["violin"]
+    monkeypatch.setattr(worlds, "INSTRUMENTS", {**worlds.INSTRUMENTS, "violin": recipe})
+    monkeypatch.setitem(worlds.SHAPES, recipe.look.shape, worlds.SHAPES["horn"])
+    monkeypatch.setattr(worlds, "render_all", lambda render, jobs, workers: [render(*job) for job in jobs])
+    bench = violin(again=True)
+    evaluation.moments(bench)
+    assert worst(bench) > TOLERANCE
+
+
+def test_another_prompt_is_caught(violin: Callable[..., AuditBench], monkeypatch: pytest.MonkeyPatch) -> None:
+    from clipsynth import synth
+
+    monkeypatch.setattr(synth, "prompt", lambda query_, dataset: f"a picture of {query_}")
+    bench = violin()
+    evaluation.asked(bench, "clipsynth", "text")
+    assert worst(bench) > TOLERANCE
+
+
+def test_another_seed_is_caught(violin: Callable[..., AuditBench], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the configuration by the inputs; in the code by the rows."""
+    with pytest.raises(UserError, match="other inputs .trials"):
+        one_model(violin(eval=replace(MINI.eval, seed=1)))
+    draw = evaluation.draw_trials
+    monkeypatch.setattr(evaluation, "draw_trials", lambda store, samples, seed: draw(store, samples, seed)._replace(
+        seed=np.arange(samples) + 1))
+    bench = violin()
+    evaluation.asked(bench, "clipsynth", "image")
+    assert worst(bench) > TOLERANCE
+
+
+def test_names_and_messages_are_no_inputs() -> None:
+    """A record names data only, so a function can be renamed and an error reworded without a row being made again."""
+    for path in sorted((ROOT / "data/records").glob("*/*.safetensors")):
+        record = read_record(path)
+        assert record and set(record.inputs) == {"dataset", "clip", "weights", "trials", "settings", "version"}
+        assert all(model in (*MINI.train, "miniclip") or "-seed" in model for model in record.inputs["weights"])
