@@ -1,6 +1,7 @@
 """The docs site: its pages are made by nbdev and .ci/site.py without Quarto, and the site itself where Quarto is."""
 import importlib.util
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -137,6 +138,29 @@ def test_what_is_wrong_with_a_page_is_told(site: ModuleType, tmp_path: Path) -> 
     reported = {**picture, "source": 'report.figure("gap", figure, "A gap.")'}
     site.with_text(reported, "05_gap", {"figures/gap.png": 'Two "clouds".'})
     assert reported["source"].startswith('#| fig-alt: "Two \\"clouds\\"."\n')
+
+
+def test_what_quarto_made_becomes_the_site(
+        site: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a stand-in for Quarto: its site is moved, completed and looked through; where it fails, so does ours."""
+    quarto, pages, made = tmp_path / "quarto", tmp_path / "_proc", tmp_path / "_docs"
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(site, "PAGES", pages)
+    monkeypatch.setattr(site, "SITE", made)
+    for folder in (pages, made):
+        folder.mkdir()
+    (made / "old.html").touch()
+    quarto.write_text("#!/bin/sh\nexit 3\n")
+    quarto.chmod(0o755)
+    with pytest.raises(SystemExit) as ended:
+        site.render()
+    assert ended.value.code == 3 and (made / "old.html").exists()
+    page = "<a href='reports/pages/zoo-mini-music.html'></a><img src='reports/figures/examples.png'>"
+    quarto.write_text(f'#!/bin/sh\nmkdir _docs && echo "{page}" > _docs/index.html\n')
+    site.render()
+    assert not (made / "old.html").exists() and (made / "reports/audio").is_dir()
+    said = capsys.readouterr().err.splitlines()
+    assert said == ["index.html: no text for the picture reports/figures/examples.png"]
 
 
 @pytest.mark.skipif(not shutil.which("quarto"), reason="Quarto is not installed")
