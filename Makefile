@@ -31,8 +31,6 @@ notebooks: $(READY)  ## export, then run every notebook in place from a clean ke
 
 docs: $(READY)  ## build the site in _docs/ (needs Quarto 1.7, e.g. from environment.yml)
 	@command -v quarto > /dev/null || { echo "make docs needs Quarto 1.7: conda env create -f environment.yml" >&2; exit 1; }
-	@touch README.md
-	@$(BIN)/nbdev_docs
 	@$(BIN)/python .ci/site.py
 
 lab: $(READY)  ## open the notebooks in JupyterLab

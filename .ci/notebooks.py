@@ -19,7 +19,8 @@ def execute(source: Path, target: Path, parameters: dict | None = None) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         execute_notebook(str(source), str(target), parameters, kernel_name="python3", cwd=str(ROOT / "nbs"),
-                         progress_bar=False, stderr_file=sys.stderr, extra_arguments=["--log-level=ERROR"])
+                         start_timeout=600, progress_bar=False, stderr_file=sys.stderr,
+                         extra_arguments=["--log-level=ERROR"])
     except PapermillExecutionError as error:
         return f"cell {error.cell_index}: {error.ename}: {error.evalue}".splitlines()[0]
     except DeadKernelError:

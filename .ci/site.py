@@ -1,14 +1,197 @@
-"""Give the built site the pictures and sounds of reports/ that its pages link to."""
+"""The docs site: `site.py pages` makes its pages in _proc/, `site.py` also has Quarto render them to _docs/.
+
+nbdev makes the pages from the notebooks. They then get what nbdev leaves out: a text for each picture (from the cell's
+`#| fig-alt:`, or the one given to `Report.figure`), the files of reports/, links that lead somewhere on the site, and
+links where prose names a notebook.
+"""
+import ast
+import json
+import os
+import re
 import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES, SITE = ROOT / "_proc", ROOT / "_docs"
+REPORTS = ("figures", "audio", "tables", "pages")  # the folders of reports/ that the site takes, of these files:
+SHOWN = {".csv", ".flac", ".html", ".png", ".svg"}
+CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]+`)", re.M | re.S)
+LINK = re.compile(r"(\]\(|(?:src|href)=\")([^)\"\s]+)")
+LINKED_CODE = re.compile(r"\[(`[^`]+`)\]\([^)]*\)")
+DEFAULT_EXP = re.compile(r"#\| *default_exp (\w+)")
+FIGURE = re.compile(r"report\.figure\(\s*\"([\w-]+)\"")
+NO_CONSTRUCTOR = re.compile(r"def (\w+)\(\n    \*args, \*\*kwargs\n\):")
+
+
+def joined(text: str | list[str]) -> str:
+    """A notebook's text, which may be stored as a list of lines."""
+    return text if isinstance(text, str) else "".join(text)
+
+
+def on_site(path: Path) -> bool:
+    """Whether the site takes a file of the repository, given from its root."""
+    return path.parts[0] == "reports" and path.parts[1] in REPORTS and path.suffix in SHOWN
+
+
+def target(link: str, page: str, blob: str) -> str:
+    """Where a notebook's link leads on the site: to a page, to a file that it takes, or to the repository."""
+    parts = urlsplit(link)
+    if parts.scheme or parts.netloc or not parts.path:
+        return link
+    there = Path(os.path.normpath(ROOT / "nbs" / unquote(parts.path)))
+    if not there.exists() or not there.is_relative_to(ROOT):
+        sys.exit(f"nbs/{page}.ipynb links to {link}, where nothing is")
+    if there.parent == ROOT / "nbs" and there.suffix == ".ipynb":
+        return link
+    inside = there.relative_to(ROOT)
+    place = inside.as_posix() if on_site(inside) else f"{blob}/{inside.as_posix()}"
+    return parts._replace(path=place).geturl() if on_site(inside) else place
+
+
+def with_links(text: str, page: str, names: set[str], blob: str) -> str:
+    """Markdown with links that hold on the site, and with a link for each notebook that it names."""
+    bare = re.compile(rf"(?<![\w\[/#])(?<!\]\()({'|'.join(sorted(names))})(?![\w\]/]|\.ipynb)")
+    parts = CODE.split(text)
+    for number, part in enumerate(parts):
+        if number % 2 == 0:
+            part = LINK.sub(lambda found: found[1] + target(found[2], page, blob), part)
+            parts[number] = bare.sub(lambda found: f"[{found[1]}]({found[1]}.ipynb)", part)
+        elif (name := part.strip("`").removesuffix(".ipynb")) in names and not parts[number - 1].endswith("["):
+            parts[number] = f"[{part}]({name}.ipynb)"
+    return "".join(parts)
+
+
+def with_fields(entry: str, module: Path) -> str:
+    """A library entry without links inside of its code; a class without constructor shows its fields, not `*args`."""
+    parts = CODE.split(entry)
+    entry = "".join(LINKED_CODE.sub(r"\1", part) if part.startswith("```") else part for part in parts)
+    name = NO_CONSTRUCTOR.search(entry)
+    if not name:
+        return entry
+    source = module.read_text(encoding="utf-8")
+    found = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name[1]]
+    if not found:
+        return entry
+    head = f"class {name[1]}({', '.join(ast.unparse(base) for base in found[0].bases)}):"
+    lines = source.splitlines()
+    fields = ["\n".join(lines[item.lineno - 1 : item.end_lineno]) for item in found[0].body
+              if isinstance(item, ast.AnnAssign)]
+    return entry.replace(name[0], "\n".join([head, *fields]))
+
+
+def pictures(cell: dict) -> int:
+    """How many pictures a code cell shows."""
+    kinds = [kind for output in cell["outputs"] for kind in output.get("data", {})]
+    return sum(kind.startswith("image/") for kind in kinds)
+
+
+def with_text(cell: dict, page: str, texts: dict[str, str]) -> None:
+    """Give a cell's pictures what a reader hears who cannot see them."""
+    source = joined(cell["source"])
+    if not pictures(cell) or re.search(r"^#\| fig-alt: *\S", source, re.M):
+        return
+    figure = FIGURE.search(source)
+    text = texts.get(f"figures/{figure[1]}.png", "") if figure else ""
+    if not text:
+        sys.exit(f"nbs/{page}.ipynb, cell {cell['id']} shows a picture: say what is to be seen, in a first line "
+                 "`#| fig-alt: \"...\"`")
+    cell["source"] = f"#| fig-alt: {json.dumps(text, ensure_ascii=False)}\n{source}"
+
+
+def finish_page(path: Path, names: set[str], texts: dict[str, str], blob: str) -> None:
+    """Add to a page what nbdev leaves out."""
+    page = json.loads(path.read_text(encoding="utf-8"))
+    others = names - {path.stem}
+    exported = DEFAULT_EXP.search((ROOT / f"nbs/{path.name}").read_text(encoding="utf-8"))
+    module = ROOT / f"clipsynth/{exported[1] if exported else '__init__'}.py"
+    for cell in page["cells"]:
+        if cell["cell_type"] == "markdown":
+            cell["source"] = with_links(joined(cell["source"]), path.stem, others, blob)
+        if cell["cell_type"] == "code":
+            for output in cell["outputs"]:
+                if "text/markdown" in output.get("data", {}):
+                    text = with_fields(joined(output["data"]["text/markdown"]), module)
+                    output["data"]["text/markdown"] = with_links(text, path.stem, others, blob)
+            with_text(cell, path.stem, texts)
+    path.write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
+
+
+def copy_reports(folder: Path) -> None:
+    """Give a folder the files of reports/ that the site takes."""
+    for source in sorted((ROOT / "reports").rglob("*")):
+        inside = source.relative_to(ROOT)
+        if source.is_file() and on_site(inside):
+            (folder / inside).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, folder / inside)
+
+
+def make_pages() -> None:
+    """Make what Quarto reads."""
+    from nbdev.config import get_config
+    from nbdev.quarto import refresh_quarto_yml
+    from nbdev.serve import proc_nbs
+
+    os.chdir(ROOT)
+    refresh_quarto_yml()
+    proc_nbs("nbs", n_workers=2, force=True)
+    names = {path.stem for path in (ROOT / "nbs").glob("[!._]*.ipynb")}
+    missing = names - {path.stem for path in PAGES.glob("*.ipynb")}
+    if missing:
+        sys.exit(f"nbdev made no page of {', '.join(sorted(missing))}: its error stands above")
+    known = json.loads((ROOT / "reports/provenance.json").read_text(encoding="utf-8"))
+    texts = {name: entry["alt"] for name, entry in known.items() if "alt" in entry}
+    config = get_config()
+    for name in names:
+        finish_page(PAGES / f"{name}.ipynb", names - {"index"}, texts, f"{config.git_url}/blob/{config.branch}")
+    copy_reports(PAGES)
+
+
+class Reader(HTMLParser):
+    """Collects the pictures and the links of a page."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.silent: list[str] = []
+        self.links: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        about = dict(attrs)
+        if tag == "img" and not about.get("alt"):
+            self.silent.append(about.get("src") or "")
+        self.links += [link for name in ("href", "src") if (link := about.get(name))]
+
+
+def faults(site: Path) -> list[str]:
+    """Pictures without a text, and links that lead nowhere, on all pages of a built site."""
+    found = []
+    for page in sorted(site.rglob("*.html")):
+        read, name = Reader(page.read_text(encoding="utf-8")), page.relative_to(site).as_posix()
+        found += [f"{name}: no text for the picture {source[:60]}" for source in read.silent]
+        for link in read.links:
+            parts = urlsplit(link)
+            if not parts.scheme and not parts.netloc and not (page.parent / unquote(parts.path)).exists():
+                found.append(f"{name}: nothing at {link}")
+    return list(dict.fromkeys(found))
+
+
+def render() -> None:
+    """Have Quarto make the site of the pages, and tell what is wrong with it."""
+    status = subprocess.run(["quarto", "render", "--no-cache"], cwd=PAGES).returncode
+    if status:
+        sys.exit(status)
+    shutil.rmtree(SITE, ignore_errors=True)
+    shutil.move(PAGES / "_docs", SITE)
+    copy_reports(SITE)
+    for fault in faults(SITE):
+        print(fault, file=sys.stderr)
+
 
 if __name__ == "__main__":
-    site = ROOT / "_docs"
-    for kind in ("figures", "audio", "tables"):
-        if (ROOT / "reports" / kind).exists():
-            shutil.copytree(ROOT / "reports" / kind, site / "reports" / kind, dirs_exist_ok=True)
-    for page in site.glob("*.html"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(text.replace('"../reports/', '"reports/'), encoding="utf-8")
+    make_pages()
+    if sys.argv[1:] != ["pages"]:
+        render()

@@ -4,8 +4,11 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+LIMIT = 3_000  # seconds: more than the slowest part takes on a busy machine, less than CI waits; for what hangs
 RUN_NOTEBOOKS = re.findall(r"^RUN_NOTEBOOKS := (.+)$", (ROOT / "Makefile").read_text(), re.M)[0].split()
 SETTINGS = configparser.ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
@@ -40,15 +44,39 @@ def surroundings(**changes: object) -> dict[str, str]:
     return {**mine, **{name: str(value) for name, value in changes.items()}}
 
 
-def run(*command: object, cwd: Path = ROOT, check: bool = True, timeout: float = 600, stdin: int = subprocess.DEVNULL,
+def run(*command: object, cwd: Path = ROOT, check: bool = True, stdin: int = subprocess.DEVNULL,
         **changes: object) -> subprocess.CompletedProcess[str]:
     """Run a command with nothing to read; where it must succeed, show what it said when it does not."""
-    done = subprocess.run([str(c) for c in command], cwd=cwd, env=surroundings(**changes), stdin=stdin, timeout=timeout,
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=surroundings(**changes), stdin=stdin, timeout=LIMIT,
                           capture_output=True, text=True)
     if check and done.returncode:
         said = f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
         pytest.fail(f"{' '.join(map(str, command))}: exit {done.returncode}\n{said}", pytrace=False)
     return done
+
+
+def start(*command: object, stdout: int = subprocess.DEVNULL, stderr: int = subprocess.DEVNULL, cwd: Path = ROOT,
+          **changes: object) -> subprocess.Popen[str]:
+    """Start a command in a process group of its own, with nothing to read.
+
+    A process that a shell starts in the background ignores Ctrl-C, and so would all that it starts: not this command.
+    """
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)  # a child ignores what is ignored when it starts
+    try:
+        return subprocess.Popen([str(c) for c in command], cwd=cwd, env=surroundings(**changes), text=True,
+                                stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, ours)
+
+
+def wait_until(happened: Callable[[], bool], *processes: subprocess.Popen[str], pause: float = 0.005) -> bool:
+    """Wait until something has happened, or a process that should bring it about has ended; tells whether it has."""
+    limit = time.monotonic() + LIMIT
+    while not happened():
+        if any(process.poll() is not None for process in processes) or time.monotonic() > limit:
+            return happened()
+        time.sleep(pause)
+    return True
 
 
 def copy_of_checkout(folder: Path) -> Path:
@@ -80,7 +108,7 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
     data, reports = folder / "data", folder / "reports"
     for name in RUN_NOTEBOOKS:
         run(BIN / "papermill", f"nbs/{name}.ipynb", folder / f"{name}.ipynb", "-p", "profile", "smoke",
-            "--no-progress-bar", CLIPSYNTH_DATA=data, CLIPSYNTH_REPORTS=reports)
+            "--no-progress-bar", "--start-timeout", LIMIT, CLIPSYNTH_DATA=data, CLIPSYNTH_REPORTS=reports)
     return SmokeRun(data, reports, state("reports", "data") == before)
 
 

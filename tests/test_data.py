@@ -4,14 +4,14 @@ import os
 import shutil
 import signal
 import subprocess
-import time
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import BIN, SmokeRun, run, surroundings
+from conftest import BIN, LIMIT, SmokeRun, run, start, wait_until
 
 from clipsynth.core import SMOKE, numpy_rng
 from clipsynth.data import Store
@@ -80,17 +80,25 @@ def test_a_bad_list_gets_one_line(
 
 def interrupt(ready: Callable[[], bool], *command: object, **changes: object) -> None:
     """Start a command, press Ctrl-C as soon as it has done some of its work, and expect it to stop without a fuss."""
-    process = subprocess.Popen([str(c) for c in command], env=surroundings(**changes), stdin=subprocess.DEVNULL,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    limit = time.monotonic() + 300
-    while not ready() and process.poll() is None and time.monotonic() < limit:
-        time.sleep(0.005)
+    process = start(*command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **changes)
+    wait_until(ready, process)
     assert process.poll() is None, f"it ended before it could be interrupted:\n{process.communicate()[1]}"
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, said
     last = said.splitlines()[-1] if said else ""  # before it there may be a notice, of bfloat16 that is not to be had
     assert last.startswith("clipsynth: ") and "again" in last and "Traceback" not in said, said
+
+
+def test_ctrl_c_reaches_a_command_of_tests_in_the_background() -> None:
+    """A shell's background process ignores Ctrl-C, and what it starts inherits that."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        about = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+        said = start(sys.executable, "-c", about, stdout=subprocess.PIPE).communicate(timeout=LIMIT)[0]
+        assert said == "True\n" and signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def finished(folder: Path, pattern: str) -> dict[str, int]:

@@ -5,7 +5,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BIN, ROOT, run, surroundings
+from conftest import BIN, ROOT, run, start, wait_until
 from training import KILLED, MACHINE, SHARED, RandomStore, outcome, share, trainer
 
 import clipsynth.train
@@ -72,15 +71,10 @@ def together(*words: object, processes: int = 2) -> None:
                                     "MASTER_PORT": free_port(), "CUDA_VISIBLE_DEVICES": ""}
         if sys.platform == "linux":
             about["GLOO_SOCKET_IFNAME"] = "lo"
-        started = [subprocess.Popen([str(word) for word in (BIN / "python", SCRIPT, *words)], cwd=ROOT, text=True,
-                                    env=surroundings(**about, RANK=rank, LOCAL_RANK=rank, PYTHONPATH=ROOT),
-                                    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-                   for rank in range(processes)]
-        limit = time.monotonic() + 400
-        while any(process.poll() is None for process in started) and time.monotonic() < limit:
-            if any(process.returncode for process in started):
-                break
-            time.sleep(0.05)
+        started = [start(BIN / "python", SCRIPT, *words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         **about, RANK=rank, LOCAL_RANK=rank, PYTHONPATH=ROOT) for rank in range(processes)]
+        wait_until(lambda started=started: any(process.poll() for process in started)  # type: ignore[misc]
+                   or all(process.poll() == 0 for process in started), pause=0.05)
         for process in started:
             process.kill()
         said = [process.communicate()[0] for process in started]
