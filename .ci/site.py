@@ -135,6 +135,8 @@ def make_pages() -> None:
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
+    from clipsynth.core import provenance
+
     os.chdir(ROOT)
     refresh_quarto_yml()
     proc_nbs("nbs", n_workers=2, force=True)
@@ -142,8 +144,7 @@ def make_pages() -> None:
     missing = names - {path.stem for path in PAGES.glob("*.ipynb")}
     if missing:
         sys.exit(f"nbdev made no page of {', '.join(sorted(missing))}: its error stands above")
-    known = json.loads((ROOT / "reports/provenance.json").read_text(encoding="utf-8"))
-    texts = {name: entry["alt"] for name, entry in known.items() if "alt" in entry}
+    texts = {name: entry["alt"] for name, entry in provenance(ROOT / "reports").items() if "alt" in entry}
     config = get_config()
     for name in names:
         finish_page(PAGES / f"{name}.ipynb", names - {"index"}, texts, f"{config.git_url}/blob/{config.branch}")

@@ -8,8 +8,8 @@ __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'UserError'
            'TrainConfig', 'EvalConfig', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'room',
            'dataset_dir', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device',
            'autocast_dtype', 'write_atomic', 'write_text', 'digest', 'code_digest', 'save_weights', 'load_weights',
-           'load_network', 'record', 'record_key', 'progress', 'first_process', 'notice', 'notebook_digest',
-           'made_with', 'plot_style', 'Report']
+           'load_network', 'progress', 'first_process', 'notice', 'notebook_digest', 'made_with', 'plot_style',
+           'Report', 'provenance', 'reported_values']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -695,37 +695,6 @@ def load_network(
     network.load_state_dict(state)
     return network.requires_grad_(False).eval().to(device), config
 
-# %% ../nbs/00_core.ipynb #860e0990
-def record(
-    name: str,  # file name without suffix, e.g. "clipsynth-text"
-    key: dict[str, Any],  # everything that determines the result, as JSON values
-    compute: Callable[[], dict[str, np.ndarray]],
-    folder: str | Path,
-    recompute: bool = False,  # compute even when the key matches
-) -> dict[str, np.ndarray]:
-    "The arrays of `compute`, from the record of that name if its key matches, else computed and kept."
-    from safetensors.numpy import load_file, save_file
-
-    path, text = Path(folder) / f"{name}.safetensors", json.dumps(to_json(key), sort_keys=True)
-    if not recompute and record_key(path) == text:
-        return load_file(path)
-    arrays = {k: np.ascontiguousarray(v) for k, v in compute().items()}
-    write_atomic(path, lambda part: save_file(arrays, str(part), metadata={"key": text}))
-    return arrays
-
-
-def record_key(
-    path: str | Path,
-) -> str | None:  # JSON text; None when there is no readable record
-    "The key that a record was made with."
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="numpy") as file:
-            return (file.metadata() or {}).get("key")
-    except (SafetensorError, OSError):
-        return None
-
 # %% ../nbs/00_core.ipynb #28928cef
 def progress(
     items: Iterable[Any] | None,
@@ -875,8 +844,8 @@ class Report:
     ):
         self.notebook, self.profile, self.folder = notebook, _name(profile), reports_dir(profile)
         self.parameters, self.inputs = to_json(parameters or {}), dict(inputs or {})
-        self.code = notebook_digest(notebook)
-        self.written: list[str] = []
+        self.files: dict[str, dict[str, str]] = {}
+        self.values: dict[str, Any] = {}
 
     def table(
         self,
@@ -970,59 +939,77 @@ class Report:
         value: float | int | str,
     ) -> Any:
         "Keep a number that prose quotes; returns it."
-        path = self.folder / "values.json"
-        values = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        values[name] = float(f"{value:.4g}") if isinstance(value, float) else to_json(value)
-        write_text(
-            path, json.dumps(dict(sorted(values.items())), indent=1, ensure_ascii=False) + "\n"
-        )
-        return values[name]
+        self.values[name] = float(f"{value:.4g}") if isinstance(value, float) else to_json(value)
+        return self.values[name]
 
     def _note(self, path: Path, caption: str, alt: str = "") -> None:
-        "Record what made a file; the time and the machine change only when something else does."
-        where, key = self.folder / "provenance.json", path.relative_to(self.folder).as_posix()
-        known = json.loads(where.read_text(encoding="utf-8")) if where.exists() else {}
-        entry = {
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        about = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "caption": caption}
+        key = path.relative_to(self.folder).as_posix()
+        self.files[key] = {**about, "alt": alt} if alt else about
+
+    def close(self) -> Any:
+        "Write what made this notebook's files, remove what it made before and not now, and index all."
+        path = _stamp(self.folder, self.notebook)
+        old = _read_stamp(path)
+        made = {
             "notebook": self.notebook,
-            "code": self.code,
+            "code": notebook_digest(self.notebook),
             "profile": self.profile,
             "parameters": self.parameters,
             "inputs": self.inputs,
-            "caption": caption,
+            "files": dict(sorted(self.files.items())),
+            "values": dict(sorted(self.values.items())),
         }
-        if alt:
-            entry["alt"] = alt
-        old = known.get(key, {})
-        if any(old.get(name) != value for name, value in entry.items()):
-            known[key] = {**entry, "made": time.strftime("%Y-%m-%d"), "with": made_with()}
-            write_text(
-                where, json.dumps(dict(sorted(known.items())), indent=1, ensure_ascii=False) + "\n"
-            )
-        self.written.append(key)
+        if any(old.get(name) != value for name, value in made.items()):
+            made |= {"made": time.strftime("%Y-%m-%d"), "with": made_with()}
+            write_text(path, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+        every = provenance(self.folder)
+        for name in set(old.get("files", ())) - set(every):
+            (self.folder / name).unlink(missing_ok=True)
+        write_text(self.folder / "README.md", _index(every, self.profile))
+        return _display("\n".join(f"- {key}" for key in self.files))
 
-    def close(self) -> Any:
-        "List what this notebook wrote, and refresh the folder's index."
-        known = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
-        rows = [
-            f"| [{key}]({key}) | {entry['notebook']} | {entry['caption']} |"
-            for key, entry in known.items()
-            if key.endswith((".csv", ".png", ".flac")) or key.startswith(("cards/", "pages/"))
-        ]
-        text = "\n".join(
-            [
-                "# Reports",
-                "",
-                f"Written by the notebooks, profile `{self.profile}`; see `provenance.json`.",
-                "",
-                "| file | notebook | what |",
-                "|---|---|---|",
-                *rows,
-                "",
-            ]
-        )
-        write_text(self.folder / "README.md", text)
-        return _display("\n".join(f"- {key}" for key in dict.fromkeys(self.written)))
+
+def _stamp(folder: Path, notebook: str) -> Path:
+    return folder / "provenance" / f"{notebook}.json"
+
+
+def _read_stamp(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def provenance(
+    folder: str | Path,  # of reports
+) -> dict[str, dict[str, Any]]:  # by file name, sorted: what made it, its SHA-256 and its caption
+    "What made each file of a folder of reports; each notebook has written one part of it."
+    found = {}
+    for path in sorted(Path(folder).glob("provenance/*.json")):
+        stamp = _read_stamp(path)
+        shared = {k: v for k, v in stamp.items() if k not in ("files", "values")}
+        found.update({name: {**shared, **about} for name, about in stamp["files"].items()})
+    return dict(sorted(found.items()))
+
+
+def reported_values(
+    folder: str | Path,  # of reports
+) -> dict[str, Any]:  # by name, sorted
+    "The numbers that prose quotes, of all notebooks."
+    stamps = (_read_stamp(path) for path in sorted(Path(folder).glob("provenance/*.json")))
+    return dict(sorted((name, v) for stamp in stamps for name, v in stamp["values"].items()))
+
+
+def _index(files: dict[str, dict[str, Any]], profile: str) -> str:
+    shown = (".csv", ".png", ".flac")
+    rows = [
+        f"| [{name}]({name}) | {about['notebook']} | {about['caption']} |"
+        for name, about in files.items()
+        if name.endswith(shown) or name.startswith(("cards/", "pages/"))
+    ]
+    head = ["# Reports", "", f"Written by the notebooks, profile `{profile}`; see `provenance/`.", ""]
+    return "\n".join([*head, "| file | notebook | what |", "|---|---|---|", *rows, ""])
 
 
 def _display(markdown: str) -> Any:

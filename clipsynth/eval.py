@@ -290,12 +290,12 @@ class Bench:
         averaged: Sequence[str] = (),  # of these arrays the mean over all rows is kept
         settings: dict[str, Any] | None = None,  # more of what determines it, as JSON values
         version: int = 1,  # raised by hand when results are meant to change
-        audit_all: bool = False,  # rows are cheap: the audit makes all that it can
+        audit: int = 0,  # rows that an audit makes again; 0: as many as of other records
     ) -> dict[str, np.ndarray]:
         "A record whose rows are made one by one, such as one for each trial."
         records, inputs = self._records(model), self.inputs(model, settings, version)
         size = self.profile.eval.batch
-        return records.rows(name, make, needs, inputs, averaged, size, audit_all)
+        return records.rows(name, make, needs, inputs, averaged, size, audit)
 
     def aggregate(
         self,
@@ -455,7 +455,7 @@ def moments(
             "row": row.astype(np.int32),
         }
 
-    return bench.rows("moments", make, lambda: bench.trials.row[bench.shown], audit_all=True)
+    return bench.rows("moments", make, lambda: bench.trials.row[bench.shown], audit=10_000)
 
 
 def examples(

@@ -57,7 +57,7 @@ def write_record(
 
     about = {"inputs": to_json(dict(inputs)), "averaged": list(averaged)}
     text = {"record": json.dumps(about, sort_keys=True)}
-    whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    whole = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     return write_atomic(path, lambda part: save_file(whole, str(part), metadata=text))
 
 # %% ../nbs/04g_records.ipynb #819f5043
@@ -82,7 +82,7 @@ class Records:
         inputs: Mapping[str, Any],  # all data that determines the rows, as JSON values
         averaged: Sequence[str] = (),  # of these arrays only the mean over all rows is kept
         block: int = 64,  # rows made at a time
-        audit_all: bool = False,  # rows are cheap: an audit makes all that it can
+        audit: int = 0,  # rows that an audit makes again; 0: as many as of other records
     ) -> dict[str, np.ndarray]:
         "The arrays of a record whose rows can be made one by one."
         if (there := self._valid(name, inputs)) is not None:
@@ -113,7 +113,7 @@ class Records:
         "The arrays of a result that is only made as a whole, such as a training."
         if (there := self._valid(name, inputs)) is not None:
             return there
-        arrays = {key: np.ascontiguousarray(array) for key, array in make().items()}
+        arrays = dict(make())
         write_record(self.folder / f"{name}.safetensors", arrays, inputs)
         return arrays
 
@@ -180,14 +180,14 @@ class AuditedRecords(Records):
         inputs: Mapping[str, Any],
         averaged: Sequence[str] = (),
         block: int = 64,
-        audit_all: bool = False,
+        audit: int = 0,
     ) -> dict[str, np.ndarray]:
         "The kept arrays, after some of their rows were compared with rows made now."
         record = self._kept(name, inputs)
         rows = needs()
         can = np.flatnonzero(self.there(rows.reshape(len(rows), -1)).all(1))
-        most = len(can) if audit_all else self.most
-        some = np.sort(numpy_rng("audit", name, seed=self.seed).permutation(can)[:most])
+        order = numpy_rng("audit", name, seed=self.seed).permutation(can)
+        some = np.sort(order[: audit or self.most])
         if not len(some):
             self._found(name, 0, np.inf, "", "none of its rows can be made from the videos here")
             return record.arrays

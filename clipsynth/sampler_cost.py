@@ -61,6 +61,7 @@ def measure_setting(
         "clipsynth",
         ["band", "seconds"],
         {"samples": samples, "walk": list(setting), "to": list(exact)},
+        audit=1,  # some take a thousand evaluations
     )
 
 # %% ../nbs/04e_sampler_cost.ipynb #4e5a000c

@@ -13,7 +13,7 @@ from PIL import Image
 
 from clipsynth.audio import log_mel, to_int16
 from clipsynth.browse import Browser, browse, find_copies, on_both_sides, page_classes, store_page
-from clipsynth.core import Report, UserError, numpy_rng
+from clipsynth.core import Report, UserError, numpy_rng, provenance
 from clipsynth.data import Store
 from clipsynth.video import decode_video
 from clipsynth.worlds import write_video
@@ -203,5 +203,5 @@ def test_cards_are_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     report.text("mini-music", "# A card\n\nwith a line\n\n", "A card.")
     report.close()
     assert (tmp_path / "cards/mini-music.md").read_text() == "# A card\n\nwith a line\n"
-    assert "cards/mini-music.md" in json.loads((tmp_path / "provenance.json").read_text())
+    assert "cards/mini-music.md" in provenance(tmp_path)
     assert "[cards/mini-music.md](cards/mini-music.md)" in (tmp_path / "README.md").read_text()

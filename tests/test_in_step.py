@@ -1,5 +1,6 @@
 """Generated files are what their sources make of them, and the repository stays light and readable."""
 import ast
+import hashlib
 import json
 import re
 import shutil
@@ -10,6 +11,8 @@ import yaml
 from conftest import BIN, ROOT, RUN_NOTEBOOKS, SETTINGS, copy_of_checkout, files, run
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+
+from clipsynth.core import notebook_digest, provenance
 
 NOTEBOOKS = sorted((ROOT / "nbs").glob("[!._]*.ipynb"))
 MODULES = sorted(p for p in (ROOT / "clipsynth").glob("*.py") if not p.name.startswith("_"))
@@ -84,10 +87,20 @@ def test_reports_tell_nothing_of_the_machine() -> None:
 
 
 def test_every_report_is_known() -> None:
-    listed = set(json.loads((ROOT / "reports/provenance.json").read_text(encoding="utf-8")))
-    written = {p.relative_to("reports").as_posix() for p in files("reports")} - {
-        "README.md", "provenance.json", "values.json", "runs/.gitkeep"}
-    assert written == listed, "every file in reports/ is written by Report, and nothing it wrote is missing"
+    listed = provenance(ROOT / "reports")
+    written = {p.relative_to("reports").as_posix() for p in files("reports") if p.parts[1] != "provenance"}
+    assert written - {"README.md", "runs/.gitkeep"} == set(listed), "every file in reports/ is written by Report"
+    assert {path.stem for path in (ROOT / "reports/provenance").iterdir()} == set(RUN_NOTEBOOKS)
+
+
+def test_every_report_is_in_step() -> None:
+    """No file was changed by hand, and each notebook was run after its code was last changed."""
+    listed = provenance(ROOT / "reports")
+    changed = [name for name, about in listed.items()
+               if hashlib.sha256((ROOT / "reports" / name).read_bytes()).hexdigest() != about["sha256"]]
+    assert changed == [], "reports are written by notebooks: run `make reports`"
+    stale = {about["notebook"] for about in listed.values() if about["code"] != notebook_digest(about["notebook"])}
+    assert stale == set(), "the code of these notebooks has changed since: run `make reports`"
 
 
 def test_tree_is_light() -> None:

@@ -1,9 +1,10 @@
 """The notebooks run: all of them through nbdev_test, the run notebooks from nothing at smoke size through papermill."""
-import json
 import shutil
 from pathlib import Path
 
 from conftest import BIN, ROOT, RUN_NOTEBOOKS, SmokeRun, run, state
+
+from clipsynth.core import provenance
 
 
 def test_nbdev_test(tmp_path: Path) -> None:
@@ -29,8 +30,7 @@ def test_smoke_run_leaves_mini_alone(smoke_run: SmokeRun) -> None:
 
 
 def test_smoke_run_reports_what_mini_reports(smoke_run: SmokeRun) -> None:
-    made = json.loads((smoke_run.reports / "smoke/provenance.json").read_text(encoding="utf-8"))
-    committed = json.loads((ROOT / "reports/provenance.json").read_text(encoding="utf-8"))
+    made, committed = provenance(smoke_run.reports / "smoke"), provenance(ROOT / "reports")
     assert {entry["profile"] for entry in made.values()} == {"smoke"}
     assert all((smoke_run.reports / "smoke" / name).stat().st_size for name in made)
     assert {entry["notebook"] for entry in made.values()} == set(RUN_NOTEBOOKS)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import BIN, ROOT, run, state
 
+from clipsynth.core import provenance, reported_values
+
 NOTEBOOK = ROOT / "nbs/04_eval.ipynb"
 THREADS = {"OMP_NUM_THREADS": os.cpu_count(), "OMP_WAIT_POLICY": "PASSIVE"}  # as many as `make reports` has
 
@@ -71,13 +73,11 @@ def test_every_form_succeeds(runs: dict[str, Path]) -> None:
 
 def test_reports_are_in_step(runs: dict[str, Path]) -> None:
     folder = next(iter(runs.values()))
-    committed = json.loads((ROOT / "reports/provenance.json").read_text(encoding="utf-8"))
-    made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    committed, made = provenance(ROOT / "reports"), provenance(folder)
     assert set(made) == {name for name, entry in committed.items() if entry["notebook"] == "04_eval"}
     there = tables(ROOT / "reports")
     assert [name for name, text in tables(folder).items() if there.get(name) != text] == [], "run `make reports`"
     kept = ("notebook", "code", "profile", "parameters", "inputs", "caption")
     stale = [name for name, entry in made.items() if any(entry[k] != committed[name][k] for k in kept)]
     assert stale == [], "made by other code or from other data than stands here: run `make reports`"
-    values = json.loads((ROOT / "reports/values.json").read_text(encoding="utf-8"))
-    assert json.loads((folder / "values.json").read_text(encoding="utf-8")).items() <= values.items()
+    assert reported_values(folder).items() <= reported_values(ROOT / "reports").items()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from clipsynth import compose, floor, gap, metrics, query, sampler_cost, samplers, worlds, zoo
+from clipsynth import compose, floor, gap, sampler_cost, samplers, worlds, zoo
 from clipsynth import eval as evaluation
 from clipsynth.core import UserError, load_weights, profile, save_weights, weights_file
 from clipsynth.eval import AuditBench, Bench
