@@ -117,6 +117,8 @@ def _check_waveform(waveform: torch.Tensor, config: AudioConfig) -> None:
             f"log_mel: {samples} samples are too few for a spectrogram, of shape "
             f"{tuple(waveform.shape)}: {advice}"
         )
+    if not waveform.numel():
+        raise UserError(f"log_mel: no sounds in a batch of shape {tuple(waveform.shape)}")
     looked = waveform.device.type == "cpu" and not waveform.requires_grad
     if not waveform.is_floating_point() or (looked and not torch.compiler.is_compiling()):
         check_sound(waveform, "log_mel")
@@ -202,11 +204,18 @@ def check_log_mel(
     mel: torch.Tensor,  # (..., mels, frames)
     where: str,  # what the message begins with, e.g. "vocode"
 ) -> None:
-    "Raise `UserError` for what is no natural-log mel: nothing, NaN, or a mel in [-1, 1]."
-    if mel.ndim < 2 or 0 in mel.shape[-2:]:
-        raise UserError(f"{where}: a log-mel is (..., mels, frames), got {tuple(mel.shape)}")
-    if not mel.isfinite().all():
+    "Raise `UserError` for no natural-log mel: nothing, NaN, decibels, or a mel in [-1, 1]."
+    if mel.ndim < 2 or not mel.numel() or not mel.is_floating_point():
+        got = f"{tuple(mel.shape)} {mel.dtype}"
+        raise UserError(f"{where}: a log-mel is (..., mels, frames) of floats, got {got}")
+    low, high = (float(v) for v in mel.detach().aminmax())
+    if not (np.isfinite(low) and np.isfinite(high)):
         raise UserError(f"{where}: the log-mel has values that are not finite: mend it first")
+    if low < LOW - 5 or high > HIGH + 5:
+        raise UserError(
+            f"{where}: the log-mel goes from {low:.3g} to {high:.3g}, where natural log goes from "
+            f"{LOW:.1f} to {HIGH}: is it in decibels, or no logarithm?"
+        )
     flat = mel.detach().reshape(-1, *mel.shape[-2:]).float()
     within = flat[flat.abs().amax((1, 2)) <= 1]
     if len(within) and within.shape[-1] > 1:
@@ -257,8 +266,10 @@ def save_audio(
     if not shape[0]:
         raise UserError(f"save_audio: the sound for {path} holds no samples")
     check_sound(waveform, "save_audio")
+    if not sample_rate >= 1 or int(sample_rate) != sample_rate:
+        raise UserError(f"save_audio: a sample rate of {sample_rate}: give a whole number, in Hz")
     file = BytesIO()
-    soundfile.write(file, to_int16(waveform), sample_rate, format=kind)
+    soundfile.write(file, to_int16(waveform), int(sample_rate), format=kind)
     return write_atomic(path, lambda part: part.write_bytes(file.getvalue()))
 
 

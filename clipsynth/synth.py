@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +67,10 @@ class Synthesizer:
         *,
         weights: str | None = None,  # the former name of `dataset`
     ):
-        if dataset and weights and dataset != weights:
+        if dataset is None:
+            dataset = "mini-music" if weights is None else weights
+        if weights not in (None, dataset):
             raise UserError(f"weights of {weights!r} or of {dataset!r}? name one dataset")
-        dataset = dataset or weights or "mini-music"
         self.profile = get_profile(profile) if isinstance(profile, str) else profile
         self.dataset, self.model, self.device = dataset, model, pick_device(device)
         needed = (model, "hifigan")
@@ -145,7 +147,10 @@ class Synthesizer:
         return torch.cat([part.cpu() for part in parts])[:, 0]
 
     def _steps(self, steps: int | None) -> int:
-        return self.profile.eval.sample_steps if steps is None else steps
+        steps = self.profile.eval.sample_steps if steps is None else steps
+        if not isinstance(steps, (int, np.integer)) or steps < 1:
+            raise UserError(f"cannot sample in {steps!r} steps: give a whole number, 1 at least")
+        return int(steps)
 
     def waveforms(
         self,
@@ -221,9 +226,9 @@ class Synthesizer:
         margin: int = 8,  # mel frames that the vocoder sees on both sides of a seam
     ) -> Iterator[torch.Tensor]:  # (samples,) in [-1, 1], piece after piece
         "A sound of any length in the memory of one window; raises `UserError`."
-        if not 0 < seconds < math.inf:
+        samples = round(seconds * AUDIO.sample_rate) if 0 < seconds < math.inf else 0
+        if not samples:
             raise UserError(f"a sound of {seconds} seconds: give a length above 0")
-        samples = round(seconds * AUDIO.sample_rate)
         mel, heard, sound = torch.zeros(1, AUDIO.mels, 0), 0, torch.zeros(0)
         for piece in self.windows(embedding, seed, -(-samples // AUDIO.hop), steps, around):
             mel = torch.cat([mel, piece[:, 0].cpu()], dim=-1)
@@ -281,25 +286,25 @@ def load_picture(
     begin = f"cannot use {path} as an image query:"
     with warnings.catch_warnings():  # of large pictures, and of odd facts beside the pixels
         warnings.simplefilter("ignore")
-        with _opened(path, begin) as image:
-            short, long = sorted(image.size)
-            if long > SLIMMEST * short:
-                raise UserError(f"{begin} it is {image.width} by {image.height} pixels: crop it")
-            return np.array(_as_seen(image, begin))
+        image = _opened(path, begin)
+        short, long = sorted(image.size)
+        if long > SLIMMEST * short:
+            raise UserError(f"{begin} it is {image.width} by {image.height} pixels: crop it")
+        return np.array(_as_seen(image, begin))
 
 
 def _opened(path: str | Path, begin: str) -> Any:  # a PIL image
     "A picture, read whole; raises `UserError` with the reason if it cannot be."
     from PIL import Image, UnidentifiedImageError
 
+    if not Path(path).is_file():
+        raise UserError(f"{begin} no such file; give a png or jpg file")
     try:
-        image = Image.open(path)
+        image = Image.open(BytesIO(Path(path).read_bytes()))
         image.load()
         return image
     except Image.DecompressionBombError:
         raise UserError(f"{begin} it has too many pixels: scale it down") from None
-    except FileNotFoundError:
-        raise UserError(f"{begin} no such file; give a png or jpg file") from None
     except PermissionError:
         raise UserError(f"{begin} no right to read it; check its rights") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, EOFError, RuntimeError):
