@@ -371,7 +371,7 @@ class AudioNetTask(MetricTask):
             for low, high in ((-18, 6), (-90, -25))
         )
         sound = (
-            crops.astype(np.float32) / 32_767 * gain
+            from_int16(crops) * gain
             + rng.standard_normal(crops.shape, np.float32) * noise
         )
         return {
