@@ -245,7 +245,9 @@ def load_audio(
     if not len(sound):
         raise UserError(f"{path} holds no samples: give a sound file that has some")
     check_sound(sound, str(path))
-    mono = sound.mean(axis=1)
+    mono, power = sound.mean(axis=1), np.square(sound).mean(axis=0)
+    if np.square(mono).mean() < power.max() / 100:  # the channels cancel each other: hear one
+        mono = np.ascontiguousarray(sound[:, power.argmax()])
     return torch.from_numpy(mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate))
 
 # %% ../nbs/00a_audio.ipynb #a0d1000b

@@ -690,9 +690,16 @@ def load_network(
     "A trained network; raises `UserError` for a file that holds another kind."
     state, config = load_weights(path)
     if part not in config:
-        raise UserError(f"{path} holds {config.get('model')!r}, which has no {part}")
+        raise UserError(
+            f"{path} holds {config.get('model')!r}, which has no {part}: give another model's file"
+        )
     network = build(from_json(kind, config[part]))
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError:  # names and shapes, on many lines
+        raise UserError(
+            f"{path}: the weights do not fit their own configuration: fetch or train it again"
+        ) from None
     return network.requires_grad_(False).eval().to(device), config
 
 # %% ../nbs/00_core.ipynb #860e0990

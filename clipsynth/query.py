@@ -584,10 +584,12 @@ def clip_of(
 
 # %% ../nbs/00c_query.ipynb #53fe1d55
 def _mini_clip_model(path: str | Path) -> tuple[Any, Any, list[str]]:
-    """A trained MiniCLIP, its tokenizer and the labels of its pictures, from one weights file."""
+    """A trained MiniCLIP, its tokenizer and the labels of its pictures, from one file. Raises UserError."""
     from open_clip.transform import PreprocessCfg
 
     state, config = load_weights(path)
+    if config.get("model") != "miniclip":
+        raise UserError(f"{path} holds {config.get('model')!r}, not a MiniCLIP: give another file")
     clip: Any = mini_clip(config)
     clip.load_state_dict(state)
     shape = config["architecture"]

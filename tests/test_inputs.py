@@ -337,6 +337,32 @@ def test_a_checkpoint_of_another_size_is_counted_right() -> None:
     assert wrong <= wanted == len(small.state_dict())
 
 
+def test_files_of_another_model(tmp_path: Path) -> None:
+    from clipsynth.core import load_weights, save_weights, weights_file
+    from clipsynth.synth import load_denoiser
+    from clipsynth.vocoder import load_generator
+
+    good = {name: weights_file("mini", "mini-music", name) for name in ("clipsynth", "hifigan")}
+    line(lambda: load_denoiser(good["hifigan"]), "'hifigan', which has no unet")
+    line(lambda: load_generator(good["clipsynth"]), "no 'vocoder'")
+    line(lambda: QueryEncoder(f"mini:{good['clipsynth']}"), "'clipsynth', not a MiniCLIP")
+    for name, load in (("clipsynth", load_denoiser), ("hifigan", load_generator)):
+        state, config = load_weights(good[name])
+        state.popitem()
+        broken = save_weights(tmp_path / f"{name}.safetensors", state, config)
+        line(lambda load=load, broken=broken: load(broken), name, "fetch or train it again")
+
+
+def test_channels_that_cancel_are_heard(tmp_path: Path) -> None:
+    import soundfile
+
+    for gains in ((1, -1), (1, -0.9), (0, 0, 1, 0, 0, 0), (1, 1)):
+        soundfile.write(tmp_path / "many.wav", np.outer(SOUND, gains).astype(np.float32), 16_000, subtype="FLOAT")
+        heard = audio.load_audio(tmp_path / "many.wav").numpy()
+        expected = SOUND if abs(np.mean(gains)) < 0.1 else SOUND * np.float32(np.mean(gains))
+        assert np.allclose(heard, expected, atol=1e-6), gains
+
+
 def test_the_bench_counts_weights_not_biases() -> None:
     from clipsynth.core import MINI, VocoderConfig
     from clipsynth.vocoder import Generator, fold
