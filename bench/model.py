@@ -334,10 +334,12 @@ def vocoder(options: argparse.Namespace) -> dict:
     sizes = {"V1": VocoderConfig(channels=32) if options.tiny else VocoderConfig(), "small": MINI.vocoder}
     for name, config in sizes.items():
         torch.manual_seed(0)
-        generator, mel = Generator(config).eval().requires_grad_(False), torch.randn(1, config.mels, 64) - 4
+        generator, mel = Generator(config).eval(), torch.randn(1, config.mels, 64) - 4
+        count = parameters(fold(copy.deepcopy(generator)))  # folding keeps no parameter that needs no gradient
+        generator.requires_grad_(False)
         with FlopCounterMode(display=False) as counter:
             generator(mel)
-        result[name] = {"parameters": parameters(fold(copy_of(generator))),
+        result[name] = {"parameters": count,
                         "flops per second of sound": counter.get_total_flops() / 4.096}
         for device in devices():
             for threads in THREADS if device == "cpu" else (1,):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .audio import AUDIO, load_audio, samples_of
+from .audio import AUDIO, from_int16, load_audio, samples_of
 from .core import UserError, repo_root
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ class CLIPRetriever:
         here = getattr(encoder, "digest", None)
         if here and getattr(store, "clip_digest", here) != here:
             raise UserError(
-                "the store's embeddings are another CLIP's: run `clipsynth prep` with this one"
+                f"the store's embeddings are another CLIP's, not those of {encoder.name}: run "
+                "`clipsynth prep` with the dataset and the profile that you use here"
             )
 
     def retrieve(
@@ -48,6 +49,8 @@ class CLIPRetriever:
     ) -> tuple[np.ndarray, np.ndarray]:  # rows of the store (n, k), frame index in the chunk (n, k)
         "The chunks, and the frame of each, that look most like the queries; raises `UserError`."
         wanted, frames = torch.as_tensor(queries).float(), []
+        if wanted.ndim != 2 or not wanted.isfinite().all():
+            raise UserError(f"queries must be finite, (n, width), got {tuple(wanted.shape)}")
         if k > len(self.rows):
             raise UserError(
                 f"{k} results wanted of {len(self.rows)} training chunks: ask for fewer"
@@ -85,7 +88,7 @@ class CLIPRetriever:
         "The sound around each frame."
         starts, length = samples_of(1) * self.start(frames), samples_of(AUDIO.frames)
         cut = [self.store.audio[r, s : s + length] for r, s in zip(rows, starts, strict=True)]
-        return np.stack(cut).astype(np.float32) / 32_767
+        return from_int16(np.stack(cut))
 
     def mel(
         self,

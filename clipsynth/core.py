@@ -8,8 +8,8 @@ __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'UserError'
            'TrainConfig', 'EvalConfig', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'room',
            'dataset_dir', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device',
            'autocast_dtype', 'write_atomic', 'write_text', 'digest', 'code_digest', 'save_weights', 'load_weights',
-           'load_network', 'progress', 'first_process', 'notice', 'notebook_digest', 'made_with', 'plot_style',
-           'Report', 'provenance', 'reported_values']
+           'load_network', 'progress', 'first_process', 'notice', 'command_line', 'notebook_digest', 'made_with',
+           'plot_style', 'Report', 'provenance', 'reported_values']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -690,9 +690,16 @@ def load_network(
     "A trained network; raises `UserError` for a file that holds another kind."
     state, config = load_weights(path)
     if part not in config:
-        raise UserError(f"{path} holds {config.get('model')!r}, which has no {part}")
+        raise UserError(
+            f"{path} holds {config.get('model')!r}, which has no {part}: give another model's file"
+        )
     network = build(from_json(kind, config[part]))
-    network.load_state_dict(state)
+    try:
+        network.load_state_dict(state)
+    except RuntimeError:  # names and shapes, on many lines
+        raise UserError(
+            f"{path}: the weights do not fit their own configuration: fetch or train it again"
+        ) from None
     return network.requires_grad_(False).eval().to(device), config
 
 # %% ../nbs/00_core.ipynb #28928cef
@@ -732,6 +739,17 @@ def notice(
     "Tell the user something that is no mistake, on the error stream."
     if first_process():
         print(f"clipsynth: {text}", file=sys.stderr)
+
+# %% ../nbs/00_core.ipynb #d0d10002
+def command_line(
+    verb: str,  # of the command, e.g. "train"
+    *words: str | None,  # what follows it; None is left out
+    profile: "str | Profile" = "mini",  # said where it is not the command's own default
+) -> str:  # in backticks
+    "A command of ours to put into an advice."
+    own = profile if isinstance(profile, str) else profile.name
+    told = ["clipsynth", verb, *(word for word in words if word)]
+    return f"`{' '.join(told + (['--profile', own] if own != 'mini' else []))}`"
 
 # %% ../nbs/00_core.ipynb #1ec2f1e9
 def notebook_digest(

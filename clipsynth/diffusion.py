@@ -232,6 +232,8 @@ def noise_source(
         return lambda: torch.randn(*shape, generator=generator, device=home).to(device)
     if seeds is None or len(seeds) != shape[0]:
         raise UserError(f"sample: {len(seeds or ())} seeds for {shape[0]} samples")
+    if not all(int(seed) == seed for seed in seeds):
+        raise UserError(f"sample: seeds must be whole numbers, got {list(seeds)[:5]}")
     buffer = torch.empty(*shape, device=device)
     rngs = [torch_rng("diffusion.sample", seed=int(seed), device=device) for seed in seeds]
 

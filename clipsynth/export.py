@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from .audio import AUDIO, HIGH, LOW
+from .audio import AUDIO, HIGH, LOW, check_log_mel
 from .core import AudioConfig, UserError, from_json, to_json, torch_rng, write_atomic
 from .unet import UNet
 from .vocoder import Convolution, Generator, Upsampling, check_mel, check_vocoder, fold
@@ -318,6 +318,7 @@ def onnx_vocoder(
         if log_mel.ndim < 2 or log_mel.shape[-2] != mels:
             shape = log_mel.shape
             raise UserError(f"{path}: log-mel of shape {shape}, expected (..., {mels}, frames)")
+        check_log_mel(torch.from_numpy(log_mel), str(path))
         answer = model(log_mel.reshape(-1, *log_mel.shape[-2:]))
         return answer.reshape(*log_mel.shape[:-2], -1)
 

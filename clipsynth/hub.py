@@ -20,6 +20,7 @@ from typing import Any
 
 from clipsynth.core import (
     UserError,
+    command_line,
     load_weights,
     profile as get_profile,
     reports_dir,
@@ -51,7 +52,8 @@ def parts_of(
     if chosen.clip == "mini":
         parts["miniclip"] = weights_file(chosen, clip_dataset(dataset), "miniclip")
         if not parts["miniclip"].is_file():
-            raise UserError(f"no MiniCLIP for {dataset}: `clipsynth train miniclip {dataset}`")
+            advice = command_line("train", "miniclip", dataset, profile=profile)
+            raise UserError(f"no MiniCLIP for {dataset}: train it with {advice}")
     return parts
 
 # %% ../nbs/03b_hub.ipynb #45329614

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .audio import log_mel, normalize, samples_of
+from .audio import check_sound, from_int16, log_mel, normalize, samples_of
 from .core import AudioConfig, Profile, UserError, dataset_dir, from_json, load_weights
 
 # %% ../nbs/04a_metrics.ipynb #162db1fc
@@ -269,16 +269,22 @@ class AudioNet(MetricNet):
 @torch.inference_mode()
 def embed_all(
     net: MetricNet,
-    sounds: Any,  # (n, ...) array or tensor: mels, or waveforms as float or int16
+    sounds: Any,  # (n, ...) array or tensor: mels or waveforms in [-1, 1], or int16
     batch: int = 64,
 ) -> torch.Tensor:  # (n, width) float64, on the CPU
-    "The embeddings of many sounds."
+    "The embeddings of many sounds; raises `UserError` for what is none."
+    shape, axes = tuple(np.shape(sounds)), 2 if isinstance(net, AudioNet) else 4
+    if len(shape) != axes:
+        takes = "(n, samples)" if axes == 2 else "(n, 1, mels, frames)"
+        raise UserError(f"embed_all: a {type(net).__name__} takes {takes}, got {shape}")
     device, training = next(net.parameters()).device, net.training
     net.eval()
     parts = []
     for start in range(0, len(sounds), batch):
         part = torch.as_tensor(np.asarray(sounds[start : start + batch]))
-        part = part.float() / 32_767 if part.dtype == torch.int16 else part.float()
+        part = from_int16(part) if part.dtype == torch.int16 else part
+        check_sound(part, "embed_all")
+        part = part.float()
         parts.append(net.embed(part.to(device)).double().cpu())
     net.train(training)
     return torch.cat(parts) if parts else torch.zeros(0, net.width, dtype=torch.float64)
@@ -365,7 +371,7 @@ class AudioNetTask(MetricTask):
             for low, high in ((-18, 6), (-90, -25))
         )
         sound = (
-            crops.astype(np.float32) / 32_767 * gain
+            from_int16(crops) * gain
             + rng.standard_normal(crops.shape, np.float32) * noise
         )
         return {

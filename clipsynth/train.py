@@ -36,7 +36,7 @@ from clipsynth.core import (
     weights_file,
     write_text,
 )
-from .audio import AUDIO, log_mel, normalize
+from .audio import AUDIO, from_int16, log_mel, normalize
 from .data import Store
 from .diffusion import Diffusion
 from .query import QueryEncoder, as_condition, clip_dataset, clip_of, prompt
@@ -303,12 +303,8 @@ class VocoderTask:
         "Random segments of recorded sound (size, segment), at a level of up to 6 dB more or less."
         length, row = self.vocoder_config.segment, rng.choice(self.rows, size)
         start = rng.integers(self.audio.shape[1] - length + 1, size=size)
-        sound = (
-            np.stack(
-                [self.audio[r, s : s + length] for r, s in zip(row, start, strict=True)]
-            ).astype(np.float32)
-            / 32_767
-        )
+        crops = [self.audio[r, s : s + length] for r, s in zip(row, start, strict=True)]
+        sound = from_int16(np.stack(crops))
         gain = 10 ** (rng.uniform(-6, 6, size=(size, 1)) / 20)
         return {
             "sound": torch.from_numpy((sound * gain).clip(-1, 1).astype(np.float32)).to(self.device)
@@ -345,7 +341,7 @@ class VocoderTask:
     ) -> dict[str, torch.Tensor]:  # sounds (count, samples) in [-1, 1]
         "The first four seconds of a few training clips, recorded and reconstructed."
         rows = self.rows[np.linspace(0, len(self.rows) - 1, count).astype(int)]
-        sound = self.audio[rows, : AUDIO.frames * AUDIO.hop].astype(np.float32) / 32_767
+        sound = from_int16(self.audio[rows, : AUDIO.frames * AUDIO.hop])
         recorded = torch.from_numpy(sound).to(self.device)
         with torch.inference_mode():
             return {"recorded": recorded, "reconstructed": module(log_mel(recorded))}

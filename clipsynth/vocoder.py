@@ -27,7 +27,7 @@ from torch.nn.functional import pad as pad_signal
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 
-from .audio import AUDIO, log_mel as to_log_mel
+from .audio import AUDIO, check_log_mel, log_mel as to_log_mel
 from clipsynth.core import (
     AudioConfig,
     UserError,
@@ -512,12 +512,13 @@ def vocode(
     batch: int = 16,  # mels at a time
     audio: AudioConfig | None = None,  # the front end of `log_mel`, to be compared if given
 ) -> torch.Tensor:  # (..., frames * hop) float32 in [-1, 1], on the device of `log_mel`
-    "Sound for one log-mel or many; `UserError` if the bands do not fit."
+    "Sound for one log-mel or many; `UserError` if the bands or the scale do not fit."
     check_mel(generator.audio, audio)
     mels = generator.config.mels
     if log_mel.ndim < 2 or log_mel.shape[-2] != mels:
         shape = tuple(log_mel.shape)
         raise UserError(f"vocode: log-mel of shape {shape}, expected (..., {mels}, frames)")
+    check_log_mel(log_mel, "vocode")
     weight = next(generator.parameters())
     flat = log_mel.reshape(-1, *log_mel.shape[-2:]).to(weight.device, weight.dtype)
     sounds = torch.cat([generator(part).float() for part in flat.split(batch)])
@@ -543,7 +544,9 @@ def load_generator(
     try:
         generator.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"{path}: weights do not fit their own configuration") from error
+        raise UserError(
+            f"{path}: weights do not fit their own configuration: fetch or train it again"
+        ) from error
     fold(generator)
     return generator.to(device)
 
@@ -606,8 +609,9 @@ def load_official_state(
     if wrong or surplus:
         first = ": ".join(places[wrong[0]]) if wrong else surplus[0]
         raise UserError(
-            f"HiFi-GAN checkpoint: {len(wrong) + len(surplus)} of {len(wanted)} weights do not "
-            f"fit the configuration, the first is {first}: is it the config.json of this training?"
+            f"HiFi-GAN checkpoint: {len(wrong)} of {len(wanted)} weights do not fit the "
+            f"configuration, {len(surplus)} more have no place in it, the first is {first}: "
+            "is it the config.json of this training?"
         )
     module.load_state_dict(ours)
 
