@@ -563,16 +563,16 @@ class AuditBench(Bench):
         classes: Sequence[str] | None = None,  # only these, to be quick
     ):
         super().__init__(profile, dataset)
+        self.audit = AuditedRecords(self.records.folder, lambda rows: self.get("store", dict).there(rows), most)
+        self.records = self.audit  # before anything is read: nothing may be made here
         whole = manifest(self)
         counts = {"moments": None, "real-train": most, "alternatives": most}
         rows = np.concatenate([self._rows_of(name)[:n] for name, n in counts.items()])
         if classes is not None:
             rows = rows[whole["label"].isin(list(classes)).to_numpy()[rows]]
         videos = set(whole["video"].iloc[rows])
-        part = PartStore(render_part(profile, dataset, videos, folder), whole)
-        self._loaded["store"] = part
-        self.audit = AuditedRecords(self.records.folder, part.there, most)
-        self.records = self.audit
+        part = render_part(profile, dataset, videos, folder)
+        self._loaded["store"] = PartStore(part, whole)
 
     def _rows_of(self, name: str) -> np.ndarray:
         record = read_record(self.records.folder / f"{name}.safetensors")
