@@ -250,7 +250,7 @@ def browse(
     profile: str = "mini",
 ) -> Browser:
     "The window to the store of a dataset; raises `UserError` when there is no store."
-    return Browser(Store(dataset_dir(profile, dataset) / "features"))
+    return Browser(Store(dataset_dir(profile, dataset) / "features", profile=profile))
 
 # %% ../nbs/00g_browse.ipynb #b0000031
 def on_both_sides(

@@ -86,7 +86,7 @@ def mono(
     parts: Sequence[np.ndarray],  # of each channel (samples,)
     names: Sequence[str] = (),  # FFmpeg's names of the channels, such as "FL"
 ) -> np.ndarray:  # (samples,)
-    "One channel of many: the mean, or the mean of the stereo sound that ITU-R BS.775 makes of surround."
+    "One channel of many: their mean; of surround, the mean of its stereo version (ITU-R BS.775)."
     if len(parts) > 2 and set(names) <= set(_WEIGHTS):
         weighted = [_WEIGHTS[name] * part for name, part in zip(names, parts, strict=True)]
         return sum(weighted[1:], weighted[0])
@@ -303,7 +303,8 @@ class FramePicker:
         self.pictures = np.empty((0, size, size, 3), np.uint8)
         self.time: float | None = None
         self.frame: Any = None
-        self.stays, self.aspect = HOLD, 1.0  # seconds of the last frame; width of a pixel over its height
+        self.stays = HOLD  # seconds that the last frame may be shown
+        self.aspect = 1.0  # width of a pixel over its height
         self._reformatter: Any = None
 
     def add(
@@ -342,7 +343,8 @@ class FramePicker:
         many = int(av.__version__.split(".")[0]) >= 17  # they would start a pool for each frame
         options = {"threads": 1} if many else {}
         picture = self._reformatter.reformat(self.frame, format="rgb24", **options).to_ndarray()
-        picture, matrix = square_pixels(picture, self.aspect), self.frame.side_data.get("DISPLAYMATRIX")
+        picture = square_pixels(picture, self.aspect)
+        matrix = self.frame.side_data.get("DISPLAYMATRIX")
         if matrix is not None:
             picture = upright(picture, np.frombuffer(matrix, np.int32).reshape(3, 3))
         return clip_picture(np.ascontiguousarray(picture), self.size)
@@ -373,7 +375,7 @@ def decode_video(
     config: DataConfig = DataConfig(),  # noqa: B008
     sample_rate: int = AUDIO.sample_rate,
 ) -> Decoded:
-    "Read sound and pictures of a video, twice where its channels cancel each other; raises `BadVideo`."
+    "Read a video, twice where its channels cancel each other; raises `BadVideo`."
     _check_file(path)
     mix, options = Downmix(), (image_size, config, sample_rate)
     video = _decoded(path, mix, *options)
@@ -508,7 +510,7 @@ def _packets(container: Any, streams: Sequence[Any], track: SoundTrack) -> Itera
             yield next(packets)
         except StopIteration:
             return
-        except (av.error.FFmpegError, IndexError):  # PyAV's own, of a stream that no header names
+        except (av.error.FFmpegError, IndexError):  # of a stream that appears late
             track.tear()
             return
 
