@@ -448,6 +448,24 @@ class Copies:
     made: np.ndarray  # similarity of copies that we made to their videos; 0 if not found
 
     @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        "All of it as small arrays, for a record that tables and figures are drawn from."
+        columns = {name: self.pairs[name].to_numpy() for name in ("test", "train", "similarity")}
+        return {**columns, "strangers": self.strangers, "made": self.made}
+
+    @classmethod
+    def from_arrays(
+        cls,
+        kind: str,  # "sound" or "picture"
+        arrays: dict[str, np.ndarray],  # of `arrays`
+    ) -> "Copies":
+        "What a record holds."
+        import pandas as pd
+
+        pairs = pd.DataFrame({name: arrays[name] for name in ("test", "train", "similarity")})
+        return cls(kind, pairs, arrays["strangers"], arrays["made"])
+
+    @property
     def threshold(self) -> float:
         "Above it, a pair is called a copy."
         low, high = np.quantile(self.strangers, 1 - ALARMS), np.quantile(self.made, 0.01)
