@@ -36,12 +36,10 @@ from clipsynth.core import (
     DataConfig,
     Profile,
     UserError,
-    data_dir,
     dataset_dir,
     digest,
     profile as named_profile,
     progress,
-    room,
     write_atomic,
     write_text,
 )
@@ -422,11 +420,12 @@ class Store:
 
 def _remedy(folder: Path, profile: str = "") -> str:
     "The command that makes the store in a folder."
-    home, name = folder.resolve().parent.parent, folder.resolve().parent.name
-    if home not in (data_dir(), room("smoke")):
-        return "make it again, with `clipsynth.data.prepare`"
+    home, name = folder.resolve().parent, folder.resolve().parent.name
+    smoke = home == dataset_dir("smoke", name)
+    if not smoke and home != dataset_dir("mini", name):
+        return "make it with `clipsynth.data.prepare`"
     if not profile:
-        profile = "smoke" if home == room("smoke") else "paper" if name in PAPER.datasets else ""
+        profile = "smoke" if smoke else "paper" if name in PAPER.datasets else ""
     if not profile and name not in MINI.datasets:
         return f"run `clipsynth prep {name}`, with the --profile that is in use"
     return f"run `clipsynth prep {name} --profile {profile or 'mini'}`"
