@@ -670,10 +670,9 @@ def plan(
     audio: AudioConfig = AUDIO,
 ) -> list[Job]:
     "One job for each video of a list."
-    files = index_videos(videos_dir, {video.stem for video in videos})
-    shards, known = str(Path(store_dir, "shards")), dict[str, str]()
-    with contextlib.suppress(UserError):
-        known = Store(store_dir).contents
+    shards, known = str(Path(store_dir, "shards")), _known(store_dir)
+    emptied = bool(known) and not Path(videos_dir).is_dir()
+    files = {} if emptied else index_videos(videos_dir, {video.stem for video in videos})
     jobs = []
     for stem in progress([video.stem for video in videos], "look", unit="video"):
         path, content, absent = str(files.get(stem, "")), "", "missing"
@@ -684,6 +683,14 @@ def plan(
         content = content or known.get(stem, "")
         jobs.append(Job(stem, path, shards, content, image_size, config, audio, absent))
     return jobs
+
+
+def _known(store_dir: str | Path) -> dict[str, str]:
+    "The contents of the videos that a store holds; none where there is no store of this version."
+    try:
+        return Store(store_dir).contents
+    except UserError:
+        return {}
 
 # %% ../nbs/00_data.ipynb #e93a295e
 def pending(
@@ -912,9 +919,8 @@ def render_dataset(
     if dataset not in ("mini-music", "mini-vggsound"):
         raise UserError(f"no world {dataset!r}: there are mini-music and mini-vggsound")
     music, videos = dataset == "mini-music", folder / "videos"
-    if (folder / "features" / "store.json").exists() and not any(videos.glob("*.mp4")):
-        videos.mkdir(exist_ok=True)  # they were deleted to make room: the store stands
-        return find_list(folder)
+    if not any(videos.glob("*.mp4")) and _known(folder / "features"):
+        return find_list(folder)  # they were deleted to make room: the store stands
     if music:
         return render_world(folder, chosen.world, chosen.name, workers)
     return render_everyday(folder, chosen.everyday, chosen.name, workers)

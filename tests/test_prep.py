@@ -400,6 +400,17 @@ def test_a_complete_store_is_read_from_a_read_only_disk(
     assert not (tmp_path / "mine/.lock").exists()
 
 
+def test_the_folder_of_videos_may_be_deleted(
+        world: Path, unbroken: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(world, tmp_path / "mine", ignore=shutil.ignore_patterns("videos"))
+    monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
+    data.prepare_dataset("mine")
+    assert contents(tmp_path / "mine/features") == unbroken
+    shutil.rmtree(tmp_path / "mine/features")
+    with pytest.raises(UserError, match="no folder of videos"):
+        data.prepare_dataset("mine")
+
+
 @pytest.mark.parametrize("name", ["mel.npy", "thumbnail.npy", "manifest.parquet", "embedding-*.npy"])
 @pytest.mark.parametrize("damage", ["gone", "cut"])
 def test_the_advice_for_a_damaged_store_helps(
