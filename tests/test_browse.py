@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from clipsynth.audio import log_mel, to_int16
-from clipsynth.browse import Browser, Copies, browse, find_copies, on_both_sides, page_classes, store_page
+from clipsynth.browse import Browser, browse, find_copies, on_both_sides, page_classes, store_page
 from clipsynth.core import Report, UserError, numpy_rng
 from clipsynth.data import Store
 from clipsynth.video import decode_video
@@ -173,7 +173,7 @@ def test_planted_copies_are_found(seed: int, tmp_path: Path) -> None:
     assert not on_both_sides(store.manifest), "ids alone tell nothing"
     for kind in ("sound", "picture"):
         found = find_copies(store, kind)
-        kept = Copies.from_arrays(kind, found.arrays)  # what a record gives back
+        kept = type(found).from_arrays(kind, found.arrays)  # what a record gives back
         assert kept.threshold == found.threshold and kept.pairs.equals(found.pairs) and kept.rates == found.rates
         video = store.kept.video
         named = {(video[pair.test], video[pair.train]) for pair in found.alarms.itertuples()}
