@@ -264,34 +264,6 @@ def shards_only(videos: Path, folder: Path, names: list[str], workers: int, watc
     return ends[-1] - ends[0], (len(warm) - 1) / (warm[-1] - warm[0])
 
 
-def store_reads(folder: Path, clips: int = 20_000, batch: int = 128, width: int = 512) -> dict[str, float]:
-    """Milliseconds for a training batch of random crops from a store of synthetic clips."""
-    import pandas as pd
-
-    folder.mkdir(parents=True)
-    rng = numpy_rng("bench store")
-    shapes = {"mel": (clips, AUDIO.mels, 156), "embedding-bench": (clips, 10, width)}
-    for name, shape in shapes.items():
-        array = np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.float16, shape)
-        for at in range(0, clips, 1_000):
-            array[at : at + 1_000] = rng.normal(size=array[at : at + 1_000].shape).astype(np.float16)
-        array.flush()
-    pd.DataFrame({"status": ["kept"] * clips, "split": ["train"] * clips}).to_parquet(folder / "manifest.parquet")
-    about = {"chunks": clips, "hop": AUDIO.hop, "sample_rate": AUDIO.sample_rate}
-    about |= {"frame_rate": 1.0, "frames_per_chunk": 10}
-    (folder / "store.json").write_text(json.dumps(about))
-    (folder / "embedding.txt").write_text("bench")
-    store, times = data.Store(folder), []
-    for _ in range(200):
-        rows, starts = rng.integers(clips, size=batch), rng.integers(156 - AUDIO.frames, size=batch)
-        began = time.perf_counter()
-        mel, embedding = store.crop(rows, starts)
-        times.append(time.perf_counter() - began)
-        assert mel.shape == (batch, 64, 64) and embedding.shape == (batch, width)
-    median, slow = (1e3 * float(np.quantile(times, q)) for q in (0.5, 0.95))
-    return {"clips": clips, "batch": batch, "median_ms": median, "p95_ms": slow}
-
-
 def random_clip(folder: Path):
     """ViT-B/32 with random weights, as open_clip's user would build it and as our encoder."""
     import open_clip
@@ -375,7 +347,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--clips", type=int, default=100, help="for the comparison")
     parser.add_argument("--many", type=int, default=1_000, help="for memory and growth")
-    parser.add_argument("--only", choices=("compare", "grow", "reads"), help="measure a part, keep the other results")
+    parser.add_argument("--only", choices=("compare", "grow"), help="measure a part, keep the other results")
     options = parser.parse_args()
     if not shutil.which("ffmpeg"):
         sys.exit("bench/data.py compares with ffmpeg: put it on the PATH")
@@ -392,9 +364,6 @@ def main() -> None:
             result |= compare(room, videos, names)
         if options.only in (None, "grow"):
             result |= grow(room, videos, options.many)
-        if options.only in (None, "reads"):
-            result["store_reads"] = store_reads(room / "reads")
-            print(result["store_reads"], flush=True)
     save(RESULTS, result)
 
 

@@ -250,7 +250,7 @@ def browse(
     profile: str = "mini",
 ) -> Browser:
     "The window to the store of a dataset; raises `UserError` when there is no store."
-    return Browser(Store(dataset_dir(profile, dataset) / "features"))
+    return Browser(Store(dataset_dir(profile, dataset) / "features", profile=profile))
 
 # %% ../nbs/00g_browse.ipynb #b0000031
 def on_both_sides(
@@ -446,6 +446,24 @@ class Copies:
     pairs: "pd.DataFrame"  # test and train (rows of the store), similarity: a test clip each, closest first
     strangers: np.ndarray  # similarity of training clips to the rest of the training side
     made: np.ndarray  # similarity of copies that we made to their videos; 0 if not found
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        "All of it as small arrays, for a record that tables and figures are drawn from."
+        columns = {name: self.pairs[name].to_numpy() for name in ("test", "train", "similarity")}
+        return {**columns, "strangers": self.strangers, "made": self.made}
+
+    @classmethod
+    def from_arrays(
+        cls,
+        kind: str,  # "sound" or "picture"
+        arrays: dict[str, np.ndarray],  # of `arrays`
+    ) -> "Copies":
+        "What a record holds."
+        import pandas as pd
+
+        pairs = pd.DataFrame({name: arrays[name] for name in ("test", "train", "similarity")})
+        return cls(kind, pairs, arrays["strangers"], arrays["made"])
 
     @property
     def threshold(self) -> float:

@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ from clipsynth.core import (
     dataset_dir,
     digest,
     hash_split,
+    notice,
     numpy_rng,
     profile as named_profile,
     progress,
@@ -70,6 +72,15 @@ def check_id(
             f"{where}: {_shown(text)} is no video id: use letters, digits, '_' and '-' only"
         )
     return text
+
+
+def _listed_id(text: Any, where: str) -> str:
+    "The id that a list means: the name of a file may stand there with its suffix."
+    stem, suffix = os.path.splitext(check_id(text, where))
+    return check_id(stem, where) if suffix.lower() in _VIDEO else text
+
+
+_VIDEO = ".mp4 .m4v .mkv .webm .mov .avi .flv .mpg .mpeg .ts .ogv .3gp .wmv".split()
 
 
 def _is_safe(text: Any) -> bool:
@@ -137,7 +148,7 @@ def read_music_list(
         if not isinstance(ids, list):
             raise UserError(f"{where}: expected a list of ids, found {type(ids).__name__}")
         for number, text in enumerate(ids):
-            video = Video(check_id(text, f"{where}, entry {number}"), label)
+            video = Video(_listed_id(text, f"{where}, entry {number}"), label)
             if video.id in found:
                 raise UserError(
                     f"{where}, entry {number}: {text!r} is listed before, "
@@ -230,7 +241,7 @@ def _clip(row: list[str], where: str, first: bool) -> Video:
         )
     if split not in ("train", "test"):
         raise UserError(f"{where}: the split {_shown(split)} is neither train nor test")
-    stem = f"{check_id(video, where)}_{int(start):06d}"
+    stem = f"{(video := _listed_id(video, where))}_{int(start):06d}"
     return Video(video, check_label(label, where), float(start), split, check_id(stem, where))
 
 # %% ../nbs/00e_lists.ipynb #e9d00a20
@@ -240,11 +251,10 @@ def read_id_list(
     "Read a plain list of ids; raises `UserError` that names the line."
     found: dict[str, int] = {}
     for number, line in enumerate(_text(path).split("\n"), 1):
-        text = line.partition("#")[0].strip()
-        if text and found.setdefault(check_id(text, f"{path}, line {number}"), number) != number:
-            raise UserError(
-                f"{path}, line {number}: {text} is listed before, in line {found[text]}: keep one"
-            )
+        where, text = f"{path}, line {number}", line.partition("#")[0].strip()
+        if text and found.setdefault(_listed_id(text, where), number) != number:
+            before = found[_listed_id(text, where)]
+            raise UserError(f"{where}: {text} is listed before, in line {before}: keep one")
     if not found:
         raise UserError(f"{path}: the list names no video at all")
     return [Video(video, "") for video in found]
@@ -262,9 +272,11 @@ def index_videos(
     root = Path(folder)
     if not root.is_dir():
         raise UserError(f"no folder of videos at {folder}")
-    same: dict[str, list[str]] = {}
-    for path in _files(root):
+    same, links = {}, []  # type: dict[str, list[str]], list[str]
+    for path in _files(root, links):
         same.setdefault(os.path.splitext(os.path.basename(path))[0], []).append(path)
+    if links:
+        _say_once(_not_followed(root, links))
     found: dict[str, str] = {}
     for stem, paths in same.items():
         if len(paths) > 1:
@@ -279,8 +291,21 @@ def index_videos(
     return {name: Path(path) for name, path in sorted(found.items(), key=lambda item: item[1])}
 
 
-def _files(root: Path) -> Iterator[str]:
-    "Paths of files that may be videos; links are followed inside the root only, and to files only."
+def _not_followed(root: Path, links: Sequence[str]) -> str:
+    what = "1 link in it leads" if len(links) == 1 else f"{len(links)} links in it lead"
+    return (
+        f"{root}: {what} elsewhere and is not followed ({links[0]}): "
+        "move the files here, or make the whole folder a link"
+    )
+
+
+@cache
+def _say_once(text: str) -> None:
+    notice(text)
+
+
+def _files(root: Path, links: list[str] | None = None) -> Iterator[str]:
+    "Paths of files that may be videos; links to files inside are followed, others are noted."
     base, folders = root.resolve(), [os.fspath(root)]
     while folders:
         folder = folders.pop()
@@ -295,14 +320,17 @@ def _files(root: Path) -> Iterator[str]:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 folders.append(entry.path)
+            elif entry.is_symlink() and not _leads_inside(entry, base):
+                if links is not None:
+                    links.append(entry.path)
             elif not entry.name.lower().endswith(_NOT_VIDEO) and ".part-Frag" not in entry.name:
-                if entry.is_file(follow_symlinks=False) or _leads_inside(entry, base):
+                if entry.is_file():
                     yield entry.path
 
 
 def _leads_inside(entry: os.DirEntry[str], base: Path) -> bool:
     path = Path(entry.path)
-    return entry.is_symlink() and path.is_file() and path.resolve().is_relative_to(base)
+    return path.is_file() and path.resolve().is_relative_to(base)
 
 
 def _name_of(relative: Path) -> str:
@@ -353,18 +381,46 @@ def read_list(
 
 def find_list(
     folder: str | Path,  # of a dataset
-) -> Path:  # list.json, list.csv or list.txt; without any of them the folder videos/ itself
+) -> Path:  # list.json, .csv or .txt, or the only other list; without any, the folder videos/
     "The list of a dataset; raises `UserError` if there is none, or more than one."
-    there = [path for suffix in READERS if (path := Path(folder, f"list{suffix}")).is_file()]
-    if len(there) > 1:
-        raise UserError(f"{folder} holds {there[0].name} and {there[1].name}: keep one list")
-    videos = Path(folder, "videos")
-    if not there and not (videos.is_dir() and any(_files(videos))):
+    links: list[str] = []
+    there, videos = _candidates(Path(folder)), Path(folder, "videos")
+    named = [path for path in there if path.stem.lower() == "list"]
+    if len(named) > 1:
+        raise UserError(f"{folder} holds {named[0].name} and {named[1].name}: keep one list")
+    filled = videos.is_dir() and any(_files(videos, links))
+    others = [path for path in there if _is_list(path)] if filled else there
+    if not named and len(others) > 1:
+        names = " and ".join(path.name for path in others[:2])
+        called = f"list{others[0].suffix.lower()}"
+        raise UserError(f"{folder} holds {names}: rename the one that is meant to {called}")
+    if not (named or others or filled):
         raise UserError(
             f"no list in {folder}: put MUSIC's there as list.json, VGG-Sound's as list.csv, "
-            f"or video files into {videos}"
+            f"or video files into {videos}" + (f"; {_not_followed(videos, links)}" if links else "")
         )
-    return there[0] if there else videos
+    return (named or others or [videos])[0]
+
+
+def _candidates(folder: Path) -> list[Path]:
+    "The files of a dataset that may be its list."
+    try:
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    except OSError as error:
+        raise UserError(f"cannot look into {folder} ({error.strerror}): check its rights") from None
+    paths = [folder / name for name in names if name not in _OURS and not name.startswith(".")]
+    return [path for path in paths if path.suffix.lower() in READERS and path.is_file()]
+
+
+def _is_list(path: Path) -> bool:
+    "Whether a file beside videos is their list: a text of one word is no list of ids there."
+    try:
+        return path.suffix.lower() != ".txt" and bool(read_list(path))
+    except UserError:
+        return False
+
+
+_OURS = ("world.json", "truth.csv", "downloads.csv")  # that stand beside a list
 
 # %% ../nbs/00e_lists.ipynb #e9d00a27
 OUTCOMES = {
@@ -533,7 +589,10 @@ def download(
     "Fetch the videos of a list, politely; stop it at will and run it again; raises `UserError`."
     folder, rng = Path(folder).resolve(), numpy_rng("pause")
     _check_settings(folder, rate, pause, seconds, limit, retry, patience)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {folder} ({error.strerror}): check its rights") from None
     known, there = read_outcomes(account), _there(videos, folder)
     fresh = [stem for stem in there if known.get(stem) != "kept"]
     append_outcomes(account, [(stem, "kept", "was there") for stem in fresh])
@@ -546,7 +605,9 @@ def download(
     errors = 0
     for number, video in enumerate(progress(todo, "download", unit="video")):
         time.sleep(pause * rng.uniform(0.5, 1.5) if number else 0)
+        _check_disk(folder)
         outcome, detail = fetch(video, folder, engine, rate, seconds)  # type: ignore[arg-type]
+        _check_disk(folder, detail if outcome == "error" else "")
         append_outcomes(account, [(video.stem, outcome, detail)])
         known[video.stem] = outcome
         errors = errors + 1 if outcome == "error" else 0
@@ -596,6 +657,20 @@ def _check_settings(
         raise UserError(f"yt-dlp would not write to {folder} as it is spelled: rename the folder")
 
 
+_ROOM = 50_000_000  # bytes that must be left for a video
+_FULL = re.compile(r"errno (28|122)\b|no space left|quota exceeded", re.IGNORECASE)
+
+
+def _check_disk(folder: Path, said: str = "") -> None:
+    "Raise `UserError` where the disk is full, by its own account or by an error's."
+    free = shutil.disk_usage(folder).free
+    if free < _ROOM or _FULL.search(said):
+        raise UserError(
+            f"the disk of {folder} is full ({free / 1e6:,.0f} MB left): make room, or set "
+            "CLIPSYNTH_DATA to a folder on a bigger one, then run the same command to go on"
+        )
+
+
 def _check_requests(todo: Sequence[Video]) -> None:
     strange = [video.id for video in todo if not _YOUTUBE_ID.fullmatch(video.id)]
     if strange:
@@ -619,7 +694,8 @@ def download_dataset(
     "Fetch the videos of a dataset into its `videos/`; raises `UserError`."
     chosen = named_profile(profile) if isinstance(profile, str) else profile
     if dataset.startswith("mini-"):
-        raise UserError(f"{dataset} is made, not fetched: run `clipsynth world {dataset}`")
+        command = f"clipsynth world {dataset} --profile {chosen.name}"
+        raise UserError(f"{dataset} is made, not fetched: run `{command}`")
     folder = dataset_dir(chosen, check_id(dataset, "the dataset"))
     source = find_list(folder)
     if source.is_dir():

@@ -57,7 +57,7 @@ from clipsynth.vocoder import (
 # %% ../nbs/03_train.ipynb #a3e3b625
 def _store(profile: Profile, dataset: str) -> Store:
     "The feature store to train on; raises `UserError`."
-    store = Store(dataset_dir(profile, dataset) / "features")
+    store = Store(dataset_dir(profile, dataset) / "features", profile=profile)
     if not len(store.rows("train")):
         raise UserError(f"{store.folder} has no training rows: add videos, or lower test_share")
     return store

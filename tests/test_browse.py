@@ -173,6 +173,8 @@ def test_planted_copies_are_found(seed: int, tmp_path: Path) -> None:
     assert not on_both_sides(store.manifest), "ids alone tell nothing"
     for kind in ("sound", "picture"):
         found = find_copies(store, kind)
+        kept = type(found).from_arrays(kind, found.arrays)  # what a record gives back
+        assert kept.threshold == found.threshold and kept.pairs.equals(found.pairs) and kept.rates == found.rates
         video = store.kept.video
         named = {(video[pair.test], video[pair.train]) for pair in found.alarms.itertuples()}
         assert named >= {(f"copy{n}", origin[0]) for n, origin in enumerate(origins)}, kind

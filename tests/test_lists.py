@@ -272,6 +272,58 @@ def test_an_empty_folder_is_no_list(tmp_path: Path) -> None:
     assert read_list(find_list(tmp_path)) == [Video("a", "")]
 
 
+def test_lists_may_name_files_with_their_suffix(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("garden.mp4\nrain.WEBM\ntake.2\n")
+    (tmp_path / "list.json").write_text('{"videos": {"a": ["garden.mp4", "rain.WEBM", "take.2"]}}')
+    (tmp_path / "list.csv").write_text("garden.mp4,7,a,test\n")
+    for name in ("list.txt", "list.json"):
+        assert [video.id for video in read_list(tmp_path / name)] == ["garden", "rain", "take.2"]
+    assert read_list(tmp_path / "list.csv")[0].stem == "garden_000007"
+    for text, word in (("garden.mp4\ngarden\n", "line 1"), (".mp4", "no video id"), ("nul.mp4", "no video id")):
+        (tmp_path / "list.txt").write_text(text)
+        with pytest.raises(UserError) as error:
+            read_list(tmp_path / "list.txt")
+        assert word in one_line(error)
+
+
+def test_a_list_keeps_the_name_it_was_published_under(tmp_path: Path) -> None:
+    """It is taken where it is the only one, in any case of letters; else a line says what to rename."""
+    music = json.dumps({"videos": {"violin": IDS}})
+    touch(tmp_path / "videos" / f"{IDS[0]}.mp4")
+    for name in ("world.json", "truth.csv", "downloads.csv", "notes.txt", "about.json", "labels.csv"):
+        touch(tmp_path / name, b"hello")
+    assert find_list(tmp_path) == tmp_path / "videos", "what is no list says nothing"
+    published = touch(tmp_path / "MUSIC21_solo_videos.json", music.encode())
+    assert find_list(tmp_path) == published and len(read_list(published)) == 40
+    touch(tmp_path / "vggsound.csv", f"{IDS[1]},5,a,test\n".encode())
+    with pytest.raises(UserError) as error:
+        find_list(tmp_path)
+    assert "MUSIC21_solo_videos.json and vggsound.csv: rename" in one_line(error)
+    for name in ("LIST.TXT", "List.json"):
+        named = touch(tmp_path / name, music.encode() if name.endswith("json") else IDS[2].encode())
+        assert find_list(tmp_path) == named and read_list(named)
+        named.unlink()
+    only = touch(tmp_path / "other/ids.txt", IDS[3].encode())
+    assert find_list(only.parent) == only, "without videos, one list of ids is the list"
+
+
+def test_links_that_are_not_followed_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outside = touch(tmp_path / "disk/a.mp4").parent
+    for name in ("one", "two"):
+        (tmp_path / name / "videos").mkdir(parents=True)
+        (tmp_path / name / "videos/linked").symlink_to(outside)
+    touch(tmp_path / "one/videos/b.mp4")
+    assert sorted(index_videos(tmp_path / "one/videos")) == ["b"] and len(read_folder(tmp_path / "one/videos")) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "linked" in said and "make the whole folder a link" in said
+    with pytest.raises(UserError) as error:
+        find_list(tmp_path / "two")
+    assert "linked" in one_line(error)
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three/videos").symlink_to(outside)
+    assert [video.id for video in read_list(find_list(tmp_path / "three"))] == ["a"]
+
+
 # ---------------------------------------------------------------- fetching
 
 class StandIn:
@@ -308,7 +360,7 @@ class StandIn:
 @pytest.fixture(autouse=True)
 def _fresh_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     StandIn.trouble, StandIn.asked, StandIn.options, StandIn.data = {}, [], [], b"video"
-    monkeypatch.setattr(lists, "shutil", SimpleNamespace(which=lambda name: f"/usr/bin/{name}"))
+    monkeypatch.setattr(lists.shutil, "which", lambda name: f"/usr/bin/{name}")
 
 
 def get(folder: Path, videos: list[Video] = FROM_LIST, **options: Any) -> dict[str, str]:
@@ -376,6 +428,22 @@ def test_a_ban_stops_the_run(tmp_path: Path) -> None:
     assert set(get(tmp_path / "other", patience=2).values()) == {"kept", "error"}, "errors not in a row do not stop it"
 
 
+@pytest.mark.parametrize("said", ["unable to write data: [Errno 28] No space left on device",
+                                  "ERROR: unable to open for writing: [Errno 122] Disk quota exceeded"])
+def test_a_full_disk_is_no_answer_about_a_video(said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    StandIn.trouble = {IDS[2]: said}
+    with pytest.raises(UserError) as error:
+        get(tmp_path)
+    assert "is full" in one_line(error) and "CLIPSYNTH_DATA" in str(error.value)
+    assert read_outcomes(tmp_path / "downloads.csv") == dict.fromkeys(IDS[:2], "kept")
+    StandIn.asked, StandIn.trouble = [], {}
+    with monkeypatch.context() as patch:
+        patch.setattr(lists.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000))
+        with pytest.raises(UserError, match="is full"):
+            get(tmp_path)
+    assert not StandIn.asked and set(get(tmp_path).values()) == {"kept"}
+
+
 def test_nothing_but_a_whole_file_in_its_place_counts(tmp_path: Path) -> None:
     StandIn.data = b""
     assert get(tmp_path, FROM_LIST[:1]) == {IDS[0]: "error"}
@@ -408,7 +476,7 @@ def test_bad_settings_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError) as error:
         download(FROM_LIST, tmp_path / "$WHERE", tmp_path / "downloads.csv", engine=StandIn)
     assert "rename" in one_line(error)
-    monkeypatch.setattr(lists, "shutil", SimpleNamespace(which=lambda name: None))
+    monkeypatch.setattr(lists.shutil, "which", lambda name: None)
     with pytest.raises(UserError) as error:
         get(tmp_path, CLIPS)
     assert "ffmpeg" in one_line(error)
@@ -613,7 +681,8 @@ def test_the_real_yt_dlp_chooses_a_small_format(no_proxy: None, tmp_path: Path) 
 
 def test_a_dataset_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
-    for name, word in (("mini-music", "clipsynth world"), ("music", "list.json"), ("../up", "../up")):
+    made = "clipsynth world mini-music --profile mini"
+    for name, word in (("mini-music", made), ("music", "list.json"), ("../up", "../up")):
         with pytest.raises(UserError) as error:
             download_dataset(name, engine=StandIn)
         assert word in one_line(error)

@@ -1,4 +1,5 @@
 """Killed at any moment, on any number of workers, on a Dask cluster that loses a worker: the store is the same."""
+import errno
 import hashlib
 import json
 import os
@@ -9,7 +10,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -235,11 +238,200 @@ def group(number: int) -> list[int]:
     return alive
 
 
-def test_store_reads_are_slices(tmp_path: Path, world: Path) -> None:
-    """A crop is what slicing by hand gives."""
-    store = data.decode(world / "list.json", world / "videos", tmp_path, 64, workers=0)
-    np.save(tmp_path / "embedding-x.npy", np.zeros((len(store), 10, 4), np.float16))
-    (tmp_path / "embedding.txt").write_text("x")
-    mel, embedding = data.Store(tmp_path).crop(np.array([2, 0]), np.array([7, 92]))
-    assert np.array_equal(mel, np.stack([store.mel[2, :, 7:71], store.mel[0, :, 92:156]]).astype(np.float32))
-    assert embedding.shape == (2, 4)
+class MeanColour:
+    """A stand-in for CLIP that counts the pictures it has seen."""
+    image_size, width, digest = 64, 3, "mean-colour"
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def image(self, pictures: np.ndarray) -> np.ndarray:
+        self.seen += len(pictures)
+        return pictures.mean((1, 2)) / 255
+
+
+def touched(store: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in store.iterdir() if path.is_file()}
+
+
+def test_any_file_name_is_prepared_once(world: Path, tmp_path: Path) -> None:
+    """Spaces, equal names in two folders, bytes that are no UTF-8: each is prepared, and a second prep does nothing."""
+    videos, first, second = tmp_path / "mine/videos", MeanColour(), MeanColour()
+    names = [b"my cat (1).mp4", b"dog/001.mp4", b"cat/001.mp4", b"caf\xe9.mp4", "h\u00fcndchen/\u2028.mp4".encode()]
+    for name, video in zip(names, sorted((world / "videos").glob("*.mp4"))[4:], strict=False):
+        path = Path(os.fsdecode(os.fsencode(videos) + b"/" + name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copy(video, path)
+        except OSError:  # macOS has no such names
+            shutil.copy(video, path.with_name("other.mp4"))
+    places = videos, videos, tmp_path / "mine/features"
+    store = data.prepare(*places, first, workers=0)
+    assert len(store) == 10 == first.seen / 10 and store.manifest.status.isin(["kept", "short"]).all()
+    assert any("caf" in source for source in store.manifest.source)
+    before = touched(store.folder)
+    data.prepare(*places, second, workers=0)
+    assert touched(store.folder) == before and not second.seen
+
+
+def test_a_longer_list_embeds_what_is_new(world: Path, tmp_path: Path) -> None:
+    folder, listed = fresh_copy(world, tmp_path), json.loads((world / "list.json").read_text())["videos"]
+    shorter = {label: ids[1:4] for label, ids in listed.items()}
+    (folder / "shorter.json").write_text(json.dumps({"videos": shorter}))
+    places, seen = (folder / "videos", folder / "features"), []
+    for name in ("shorter.json", "list.json", "shorter.json"):
+        seen.append(MeanColour())
+        store = data.prepare(folder / name, *places, seen[-1], workers=0)
+        whole = store.frames.mean((2, 3)) / 255
+        assert np.array_equal(store.embedding, whole.astype(np.float16)), "each row is its own picture's"
+        seen[-1].chunks = len(store)  # type: ignore[attr-defined]
+    first, longer, last = seen
+    assert first.seen == 10 * first.chunks and last.seen == 0 < longer.seen  # type: ignore[attr-defined]
+    assert longer.seen == 10 * (longer.chunks - first.chunks)  # type: ignore[attr-defined]
+    assert not list(folder.rglob("*.part"))
+
+
+def test_a_file_that_cannot_be_opened_costs_its_row(
+        world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, fingerprint = fresh_copy(world, tmp_path), data.content_of
+    locked, gone = sorted((folder / "videos").glob("*.mp4"))[:2]
+
+    def refuse(path: str) -> str:
+        if Path(path) == locked:
+            raise PermissionError(13, "Permission denied", path)
+        return fingerprint(path)
+
+    monkeypatch.setattr(data, "content_of", refuse)  # the superuser may open every file
+    gone.unlink()
+    places = folder / "list.json", folder / "videos", folder / "features", 64
+    store = data.decode(*places, workers=0)
+    status = store.manifest.groupby("video").status.first()
+    assert (status[locked.stem], status[gone.stem]) == ("unreadable", "missing")
+    assert store.kept.video.nunique() == 7 and "unreadable" in set(data.reasons(store.manifest).status)
+    monkeypatch.undo()
+    assert locked.stem in set(data.decode(*places, workers=0).kept.video), "asked again as soon as it can be read"
+
+
+def test_a_file_that_goes_away_meanwhile_is_missing(world: Path, tmp_path: Path) -> None:
+    folder = fresh_copy(world, tmp_path)
+    videos = read_list(folder / "list.json")
+    jobs = data.plan(videos, folder / "videos", folder / "features", 64)
+    job = next(job for job in jobs if job.path and "kept" == data.make_shard(replace(job, folder=str(tmp_path))))
+    moved = Path(job.path).rename(tmp_path / "elsewhere.mp4")
+    data.make_shards(data.pending(jobs), workers=0)
+    store = data.assemble(videos, jobs, folder / "features")
+    assert set(store.manifest.status[store.manifest.video == job.stem]) == {"missing"}
+    assert job.stem not in store.contents
+    moved.rename(job.path)
+    store = data.decode(folder / "list.json", folder / "videos", folder / "features", 64, workers=0)
+    assert job.stem in set(store.kept.video)
+
+
+def fail(word: str) -> None:
+    raise TimeoutError(f"it was {word}")
+
+
+def test_a_mistake_of_ours_ends_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bug, a module that is not there, even a TimeoutError of its own is no fault of the file."""
+    with pytest.raises(TimeoutError, match="it was late"):
+        list(data.in_workers(fail, ["late"], workers=1, limit=lambda job: 500.0))
+    video = next((world / "videos").glob("*.mp4"))
+    job = data.Job(video.stem, str(video), str(world / "none"), "x", 64)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "av", None)
+        with pytest.raises(ImportError):
+            data.make_shard(job)
+    for place in ("clip_picture", "to_int16"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"clipsynth.video.{place}", lambda *_: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                data.make_shard(job)
+    assert not (world / "none").exists()
+
+
+def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder behave as on a disk that is mounted for reading, for the superuser, too."""
+    import builtins
+    import io
+
+    def guarded(function: Any, writes: Any) -> Any:
+        def call(path: Any, *words: Any, **named: Any) -> Any:
+            inside = isinstance(path, (str, bytes, Path)) and os.fsdecode(path).startswith(str(folder))
+            if inside and writes(*words, **named):
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(path))
+            return function(path, *words, **named)
+        return call
+
+    def mode(mode: str = "r", *_: Any, **__: Any) -> bool:
+        return bool(set(mode) & set("wax+"))
+
+    for module in (builtins, io):
+        monkeypatch.setattr(module, "open", guarded(open, mode))
+    for name in ("replace", "rename", "unlink", "remove", "rmdir", "utime", "truncate"):
+        monkeypatch.setattr(os, name, guarded(getattr(os, name), lambda *_, **__: True))
+    monkeypatch.setattr(os, "mkdir", guarded(os.mkdir, lambda *_, **__: True))
+
+
+def test_a_complete_store_is_read_from_a_read_only_disk(
+        world: Path, unbroken: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(world, tmp_path / "mine")
+    (tmp_path / "mine/.lock").unlink()
+    (tmp_path / "mine/features/embedding.txt").write_text("another CLIP's\n")
+    (tmp_path / "empty").mkdir()
+    shutil.copy(world / "list.json", tmp_path / "empty/list.json")
+    monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
+    with monkeypatch.context() as patch:
+        read_only(tmp_path, patch)
+        store = data.prepare_dataset("mine")
+        assert len(store) == len(store.embedding) > 0 and store.mel.any() and store.audio.any()
+        with pytest.raises(UserError, match="cannot write to .*empty.*CLIPSYNTH_DATA"):
+            data.prepare_dataset("empty")
+    assert not (tmp_path / "mine/.lock").exists()
+
+
+def test_the_folder_of_videos_may_be_deleted(
+        world: Path, unbroken: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(world, tmp_path / "mine", ignore=shutil.ignore_patterns("videos"))
+    monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
+    data.prepare_dataset("mine")
+    assert contents(tmp_path / "mine/features") == unbroken
+    shutil.rmtree(tmp_path / "mine/features")
+    with pytest.raises(UserError, match="no folder of videos"):
+        data.prepare_dataset("mine")
+
+
+@pytest.mark.parametrize("name", ["mel.npy", "thumbnail.npy", "manifest.parquet", "embedding-*.npy"])
+@pytest.mark.parametrize("damage", ["gone", "cut"])
+def test_the_advice_for_a_damaged_store_helps(
+        name: str, damage: str, world: Path, unbroken: dict[str, str], tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a reader is told to run prep, prep mends it."""
+    folder, encoder = tmp_path / "mine", MeanColour()
+    deleted = () if name == "manifest.parquet" else ("*.mp4",)  # it remembers the videos that were deleted
+    shutil.copytree(world, folder, ignore=shutil.ignore_patterns(*deleted))
+    (folder / "features/embedding.txt").unlink()
+    for old in (folder / "features").glob("embedding-*"):
+        old.unlink()
+    monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
+    places = folder / "list.json", folder / "videos", folder / "features"
+    whole = contents(data.prepare(*places, encoder, workers=0).folder)
+    path = next((folder / "features").glob(name))
+    path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match="run `clipsynth prep mine --profile smoke`") as error:
+        store = data.Store(folder / "features", profile="smoke")
+        for part in ("manifest", "mel", "thumbnail", "embedding"):
+            getattr(store, part)
+    assert "\n" not in str(error.value)
+    assert contents(data.prepare(*places, encoder, workers=0).folder) == whole
+
+
+def test_advice_names_the_command_that_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
+    advice = {"mini-music": "prep mini-music --profile mini", "music": "prep music --profile paper",
+              "smoke/mini-music": "prep mini-music --profile smoke", "mine": "prep mine`, with the --profile"}
+    for place, command in advice.items():
+        with pytest.raises(UserError) as error:
+            data.Store(tmp_path / place / "features")
+        assert f"run `clipsynth {command}" in str(error.value)
+    with pytest.raises(UserError, match="prepare"):
+        data.Store(tmp_path.parent / "elsewhere/features")
