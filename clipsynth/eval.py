@@ -27,8 +27,6 @@ from clipsynth.core import (
     dataset_dir,
     digest,
     numpy_rng,
-    repo_root,
-    room,
     weights_file,
 )
 from .data import Store, prepare, prepare_dataset, render_dataset
@@ -46,7 +44,14 @@ from clipsynth.metrics import (
     load_mel_net,
 )
 from .query import QueryEncoder, clip_dataset, clip_of
-from .records import AuditedRecords, PartStore, Records, Rows, read_record
+from clipsynth.records import (
+    AuditedRecords,
+    PartStore,
+    Records,
+    Rows,
+    read_record,
+    records_dir,
+)
 from .synth import Synthesizer, published
 from .train import certificate, frame_in_window
 
@@ -209,8 +214,7 @@ class Bench:
             ["miniclip"] if profile.clip == "mini" else []
         )
         self.weights = weights_digests(profile, dataset, shared)
-        data = room(profile) if profile.name != "mini" else repo_root() / "data"
-        self.records = Records(data / "records" / dataset, recompute)
+        self.records = Records(records_dir(profile, dataset), recompute)
         self._loaded: dict[str, Any] = {}
 
     def get(

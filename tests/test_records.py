@@ -61,7 +61,8 @@ def test_every_record_is_audited(audit: Audit) -> None:
     folder = ROOT / "data/records" / audit.bench.dataset
     there = {path.stem for path in folder.iterdir()}
     certified = {name for name in there if "-seed" in name}  # the weights are not kept
-    assert there - certified == {finding.record for finding in audit.findings}
+    searches = {name for name in there if name.startswith("copies-")}  # of 00g_browse, through the whole store
+    assert there - certified - searches == {finding.record for finding in audit.findings}
     whole = {f.record for f in audit.findings if not f.rows}
     assert whole <= {"manifest", "second-opinion", "nearest", "picture-centroid", "hearing", "floor-fine-tuning"}
     made = [f for f in audit.findings if f.rows]
@@ -162,5 +163,6 @@ def test_names_and_messages_are_no_inputs() -> None:
     """A record names data only, so a function can be renamed and an error reworded without a row being made again."""
     for path in sorted((ROOT / "data/records").glob("*/*.safetensors")):
         record = read_record(path)
-        assert record and set(record.inputs) == {"dataset", "clip", "weights", "trials", "settings", "version"}
-        assert all(model in (*MINI.train, "miniclip") or "-seed" in model for model in record.inputs["weights"])
+        assert record and set(record.inputs) <= {"dataset", "clip", "weights", "trials", "settings", "version"}
+        models = record.inputs.get("weights", {})
+        assert all(model in (*MINI.train, "miniclip") or "-seed" in model for model in models)
