@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NEAREST', 'Trials', 'draw_trials', 'reference_windows', 'windows_of', 'Judges', 'second_opinion', 'dataset_digest',
            'weights_digests', 'Bench', 'queries', 'picture_centroid', 'generated', 'sampled', 'asked', 'reference',
-           'numbered', 'trial_record', 'class_names', 'moments', 'examples', 'nearest', 'alternatives', 'retrieved',
-           'reconstructed', 'manifest', 'AuditBench', 'render_part', 'table1_records', 'Scores', 'score',
+           'video_numbers', 'trial_record', 'class_names', 'moments', 'examples', 'nearest', 'alternatives',
+           'retrieved', 'reconstructed', 'manifest', 'AuditBench', 'render_part', 'table1_records', 'Scores', 'score',
            'show_estimate', 'verdict']
 
 # %% ../nbs/04_eval.ipynb #bc51f0f1
@@ -405,20 +405,19 @@ def reference(
         return {
             **bench.judges.note(*windows_of(bench.store, row[some], start[some])),
             "label": bench.judges.index(kept["label"].to_numpy().astype(str)[row[some]]),
-            "video": numbered(kept["video"], row)[some],
+            "video": video_numbers(bench)[row[some]],
             "row": row[some].astype(np.int32),
         }
 
     return bench.rows(f"real-{split}", make, lambda: windows()[0], averaged=["band"])
 
 
-def numbered(
-    names: Any,  # (rows,) of the store, such as the videos
-    row: np.ndarray,  # (n,) rows of the store
-) -> np.ndarray:  # (n,) int32
-    "The names of some rows as small numbers, equal where the names are."
-    found = np.unique(np.asarray(names).astype(str)[row], return_inverse=True)[1]
-    return found.astype(np.int32)
+def video_numbers(
+    bench: Bench,
+) -> np.ndarray:  # int32, one for each row of the store
+    "The videos as numbers, the same in all records: rows of one video belong together."
+    videos = bench.store.kept["video"].to_numpy().astype(str)
+    return np.unique(videos, return_inverse=True)[1].astype(np.int32)
 
 
 def trial_record(
@@ -431,7 +430,7 @@ def trial_record(
         where = {name: getattr(trials, name)[some] for name in ("row", "start", "second")}
         return {
             "label": bench.judges.index(trials.label[some]),
-            "video": numbered(bench.store.kept["video"], trials.row)[some],
+            "video": video_numbers(bench)[trials.row[some]],
             **{name: array.astype(np.int32) for name, array in where.items()},
         }
 
