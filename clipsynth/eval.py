@@ -390,7 +390,10 @@ def asked(
         names = np.array(bench.judges.audio.classes)
         mels = windows_of(store, trials.row[shown], trials.start[shown])[1]
         return {
-            "video": np.unique(video[trials.row], return_inverse=True)[1].astype(np.int32),
+            # numbered as in `reference`: by the videos of the whole test split
+            "video": np.searchsorted(
+                np.unique(video[store.rows("test")]), video[trials.row]
+            ).astype(np.int32),
             "label": bench.judges.index(trials.label),
             "examples": mels.numpy().astype(np.float16),
             "picture": store.frames[trials.row[shown], trials.second[shown]],
