@@ -830,7 +830,7 @@ class Estimate:
     perfect: float | None = None  # expected `value` of a perfect model on such a sample
     n: int | None = None  # independent units in the sample
     unit: str = ""  # what `n` counts, e.g. "videos"
-    design: float | None = None  # variance over that of `n` independent sounds (design effect)
+    design: float | None = None  # variance over that of as many independent sounds
     odd: np.ndarray | None = field(default=None, repr=False, compare=False)  # replicates' errors
     variance: float = field(default=0.0, repr=False, compare=False)  # sampling variance
     df: float = field(default=math.inf, repr=False, compare=False)  # degrees of freedom
