@@ -9,13 +9,14 @@ __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'UserError'
            'dataset_dir', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device',
            'autocast_dtype', 'write_atomic', 'write_text', 'digest', 'code_digest', 'save_weights', 'load_weights',
            'load_network', 'progress', 'first_process', 'notice', 'command_line', 'notebook_digest', 'made_with',
-           'plot_style', 'Report', 'provenance', 'reported_values']
+           'plot_style', 'Estimate', 'as_markdown', 'read_table', 'Report', 'provenance', 'reported_values']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
 import hashlib
 import inspect
 import json
+import math
 import os
 import sys
 import time
@@ -401,15 +402,19 @@ def profile(
 def to_json(
     value: Any,  # dataclasses, paths, arrays and plain values, nested
 ) -> Any:
-    "Plain JSON values of a configuration."
+    "Plain JSON values of a configuration; numbers that JSON does not know (NaN, infinity) are null."
     if is_dataclass(value) and not isinstance(value, type):
         return to_json(asdict(value))
     if isinstance(value, dict):
         return {str(k): to_json(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [to_json(v) for v in value]
+    if isinstance(value, np.ndarray):
+        return to_json(value.tolist())
     if isinstance(value, np.generic):
-        return value.item()
+        return to_json(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return str(value) if isinstance(value, Path) else value
 
 
@@ -800,6 +805,59 @@ def plot_style() -> None:
         }
     )
 
+# %% ../nbs/00_core.ipynb #e57a0002
+@dataclass(frozen=True)
+class Estimate:
+    "A measured number with its 95 % interval."
+
+    value: float  # as the field prints it
+    low: float  # 95 % interval of `debiased`; NaN or infinite where there is none
+    high: float
+    debiased: float  # without the bias of finite samples
+    perfect: float | None = None  # expected `value` of a perfect model on such a sample
+    n: int | None = None  # independent units in the sample
+    unit: str = ""  # what `n` counts, e.g. "videos"
+    design: float | None = None  # variance over that of as many independent sounds
+    odd: np.ndarray | None = field(default=None, repr=False, compare=False)  # replicates' errors
+    variance: float = field(default=0.0, repr=False, compare=False)  # sampling variance
+    df: float = field(default=math.inf, repr=False, compare=False)  # degrees of freedom
+    plan: str = field(default="", repr=False, compare=False)  # replicates of one plan are paired
+
+    def __mul__(
+        self,
+        factor: float,  # e.g. 100 for percent, -1 for the other direction
+    ) -> "Estimate":
+        "The estimate in another unit."
+        ends = sorted([self.low * factor, self.high * factor])
+        return replace(
+            self,
+            value=self.value * factor,
+            low=ends[0],
+            high=ends[1],
+            debiased=self.debiased * factor,
+            perfect=None if self.perfect is None else self.perfect * factor,
+            odd=None if self.odd is None else self.odd * factor,
+            variance=self.variance * factor**2,
+        )
+
+    def show(
+        self,
+        digits: int = 2,
+        sign: bool = False,  # write a plus before positive numbers
+    ) -> str:  # value, "→" and the debiased value where they differ, [low, high], perfect
+        "The estimate as a person reads it."
+        form = f"{'+' if sign else ''}.{digits}f"
+        value, debiased, low, high = (
+            f"{x:{form}}" for x in (self.value, self.debiased, self.low, self.high)
+        )
+        if math.isnan(self.low):
+            interval = "[no interval]"
+        else:
+            interval = f"[{low}, {high}]".replace("inf", "∞")
+        moved = f"{value} → {debiased}" if debiased != value else value
+        perfect = "" if self.perfect is None else f", perfect {self.perfect:.{digits}f}"
+        return f"{moved} {interval}{perfect}"
+
 # %% ../nbs/00_core.ipynb #e002dbef
 def _same_picture(a: Path, b: Path) -> bool:
     from PIL import Image
@@ -809,45 +867,143 @@ def _same_picture(a: Path, b: Path) -> bool:
     first, second = (np.asarray(Image.open(p).convert("RGB"), dtype=np.int16) for p in (a, b))
     return first.shape == second.shape and bool((np.abs(first - second).max(-1) > 24).mean() < 1e-3)
 
+# %% ../nbs/00_core.ipynb #e57a0005
+_PARTS = ("low", "high", "debiased", "perfect", "n", "design")  # of an estimate, in csv columns
+_NOT_RUN, _NOTHING = "not run", "–"
 
-def _latex(frame: "pd.DataFrame", caption: str, label: str) -> str:
-    clean = [[_escape(str(v)) for v in row] for row in frame.itertuples(index=False)]
-    lines = [" & ".join(map(_escape, map(str, frame.columns))), *(" & ".join(row) for row in clean)]
-    body = " \\\\\n".join(
-        [lines[0] + " \\\\ \\midrule\n" + lines[1] if len(lines) > 1 else lines[0], *lines[2:]]
+
+def _numeric(frame: "pd.DataFrame") -> "pd.DataFrame":
+    "The table that programs read: a column for each part of an estimate."
+    import pandas as pd
+
+    columns: dict[str, list[Any]] = {}
+    for name in map(str, frame.columns):
+        cells = frame[name].tolist()
+        found = [cell for cell in cells if isinstance(cell, Estimate)]
+        columns[name] = [cell.value if isinstance(cell, Estimate) else cell for cell in cells]
+        if not found:
+            continue
+        columns[name] = [None if cell in (_NOT_RUN, _NOTHING) else cell for cell in columns[name]]
+        for part in _PARTS:
+            if any(getattr(cell, part) is not None for cell in found):
+                columns[f"{name} {part}"] = [getattr(cell, part, None) for cell in cells]
+    return pd.DataFrame({name: [_digits(cell) for cell in cells] for name, cells in columns.items()})
+
+
+def _digits(cell: Any) -> Any:  # text of six digits of a float, "" for what is no number
+    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
+        return ""
+    return f"{cell:.6g}" if isinstance(cell, float) else cell
+
+
+def _readable(
+    frame: "pd.DataFrame",
+    digits: int | dict[str, int] | None,  # behind the point, of all or of some columns
+) -> "pd.DataFrame":
+    "The table that people read."
+
+    def text(cell: Any, name: str) -> str:
+        places = digits.get(name) if isinstance(digits, dict) else digits
+        if isinstance(cell, Estimate):
+            return cell.show(2 if places is None else places)
+        if cell is None:
+            return _NOT_RUN
+        if isinstance(cell, float):
+            if math.isnan(cell):
+                return _NOTHING
+            return f"{cell:.6g}" if places is None else f"{cell:.{places}f}"
+        return str(cell)
+
+    shown = frame.astype(object)
+    for name in frame.columns:
+        shown[name] = [text(cell, str(name)) for cell in frame[name].tolist()]
+    return shown
+
+
+def as_markdown(
+    frame: "pd.DataFrame",  # as `Report.table` takes it
+    digits: int | dict[str, int] | None = None,
+) -> str:
+    "The table that people read, as Markdown."
+    return _markdown(_readable(frame, digits))
+
+
+def read_table(
+    path: str | Path,  # a csv file of `Report.table`
+) -> "pd.DataFrame":  # with its `Estimate`s put together again; None where nothing was measured
+    "Read a table back; raises `UserError`."
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""], encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read the table {path} ({error}): `make reports`") from None
+    columns: dict[str, list[Any]] = {}
+    for name in table.columns:
+        base, _, part = name.rpartition(" ")
+        if part in _PARTS and f"{base} low" in table.columns:
+            continue
+        columns[name] = table[name].tolist()
+        if f"{name} low" in table.columns:
+            parts = {"value": name, **{part: f"{name} {part}" for part in _PARTS}}
+            known = {part: column for part, column in parts.items() if column in table.columns}
+            columns[name] = [_estimate(row, known) for _, row in table.iterrows()]
+    frame = pd.DataFrame(columns)
+    return frame.astype(object).where(frame.notna(), None)
+
+
+def _estimate(row: "pd.Series[Any]", known: dict[str, str]) -> Estimate | None:
+    parts = {part: row[column] for part, column in known.items() if row[column] == row[column]}
+    if "value" not in parts:
+        return None
+    if "n" in parts:
+        parts["n"] = int(parts["n"])
+    return Estimate(**{"low": math.nan, "high": math.nan, "debiased": math.nan, **parts})
+
+
+_TEX = str.maketrans(
+    {
+        **{c: f"\\{c}" for c in "%&_#{}$"},
+        "\\": "\\textbackslash{}",
+        "~": "\\textasciitilde{}",
+        "^": "\\textasciicircum{}",
+        "<": "$<$",
+        ">": "$>$",
+        "±": "$\\pm$",
+        "×": "$\\times$",
+        "→": "$\\to$",
+        "∞": "$\\infty$",
+        "−": "$-$",
+        "–": "--",
+        "—": "---",
+        "…": "\\dots{}",
+    }
+)
+
+
+def _latex(shown: "pd.DataFrame", caption: str, label: str) -> str:
+    "A booktabs table; every character that LaTeX reads as a command is escaped."
+    tame = shown.map(lambda cell: str(cell).translate(_TEX))
+    tame.columns = [str(name).translate(_TEX) for name in shown.columns]
+    # a row that begins with "[" would be read as the optional argument of the line break above
+    tame = tame.map(lambda cell: f"{{{cell}}}" if cell.startswith("[") else cell)
+    return tame.to_latex(
+        index=False,
+        escape=False,
+        column_format="l" * shown.shape[1],
+        caption=caption.translate(_TEX),
+        label=f"tab:{label}",
     )
-    return (
-        f"\\begin{{table}}\n\\caption{{{_escape(caption)}}}\\label{{tab:{label}}}\n"
-        f"\\begin{{tabular}}{{{'l' * len(frame.columns)}}}\n\\toprule\n"
-        f"{body} \\\\\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
-    )
 
 
-def _escape(text: str) -> str:
-    return "".join(
-        {
-            "%": "\\%",
-            "&": "\\&",
-            "_": "\\_",
-            "#": "\\#",
-            "±": "$\\pm$",
-            "–": "--",
-            "×": "$\\times$",
-        }.get(c, c)
-        for c in text
-    )
-
-
-def _markdown(frame: "pd.DataFrame") -> str:
+def _markdown(shown: "pd.DataFrame") -> str:
     cells = [
-        list(map(str, frame.columns)),
-        ["---"] * len(frame.columns),
-        *([str(v) for v in row] for row in frame.itertuples(index=False)),
+        list(map(str, shown.columns)),
+        ["---"] * len(shown.columns),
+        *([str(v) for v in row] for row in shown.itertuples(index=False)),
     ]
-    return (
-        "\n".join("| " + " | ".join(v.replace("|", "\\|") for v in row) + " |" for row in cells)
-        + "\n"
-    )
+    tame = [[" ".join(cell.split("\n")).replace("|", "\\|") for cell in row] for row in cells]
+    return "\n".join("| " + " | ".join(row) + " |" for row in tame) + "\n"
 
 # %% ../nbs/00_core.ipynb #0572cca4
 class Report:
@@ -868,15 +1024,16 @@ class Report:
     def table(
         self,
         name: str,
-        frame: "pd.DataFrame",  # cells as they should be read; floats are kept to six digits
+        frame: "pd.DataFrame",  # texts, numbers, `Estimate`s; None: not run; NaN: does not apply
         caption: str,
+        digits: int | dict[str, int] | None = None,  # behind the point, of all or of some columns
     ) -> Any:  # something Jupyter displays
-        "Write a table as csv, Markdown and LaTeX."
+        "Write a table: csv with a column for each number, Markdown and LaTeX for people."
         caption = f"{caption} Profile: {self.profile}."
-        shown = frame.map(lambda v: f"{v:.6g}" if isinstance(v, float) else v)
+        shown = _readable(frame, digits)
         base = self.folder / "tables" / name
         texts = {
-            ".csv": shown.to_csv(index=False, lineterminator="\n"),
+            ".csv": _numeric(frame).to_csv(index=False, lineterminator="\n"),
             ".tex": _latex(shown, caption, name),
             ".md": f"{_markdown(shown)}\n{caption}\n",
         }

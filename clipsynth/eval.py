@@ -6,8 +6,7 @@
 __all__ = ['NEAREST', 'Trials', 'draw_trials', 'reference_windows', 'windows_of', 'Judges', 'second_opinion', 'dataset_digest',
            'weights_digests', 'Bench', 'queries', 'picture_centroid', 'generated', 'sampled', 'asked', 'reference',
            'video_numbers', 'trial_record', 'class_names', 'moments', 'examples', 'nearest', 'alternatives',
-           'retrieved', 'reconstructed', 'manifest', 'AuditBench', 'render_part', 'table1_records', 'Scores', 'score',
-           'show_estimate', 'verdict']
+           'retrieved', 'reconstructed', 'manifest', 'AuditBench', 'render_part', 'table1_records', 'Scores', 'score']
 
 # %% ../nbs/04_eval.ipynb #bc51f0f1
 import io
@@ -36,10 +35,9 @@ from clipsynth.metrics import (
     MetricNet,
     SecondOpinion,
     class_accuracy,
+    distance_interval,
     embed_all,
-    frechet_distance,
     heard_classes,
-    interval,
     load_audio_net,
     load_mel_net,
 )
@@ -624,49 +622,44 @@ class Scores(NamedTuple):
 def score(
     notes: dict[str, np.ndarray],
     label: np.ndarray,  # (n,), class asked for
-    video: np.ndarray,  # (n,), test video that each question came from
+    video: np.ndarray,  # (n,), test video that each question came from, numbered as in `real`
     real: dict[str, np.ndarray],  # notes on the test set
-    draws: int = 200,
-    seed: int = 0,
+    draws: int = 200,  # replicates, half of them mirror images
+    seed: int = 0,  # scores of one seed are paired
+    sounds: np.ndarray | None = None,  # (n,), number of the sound, where a system repeats itself
+    alternatives: dict[str, np.ndarray] | None = None,  # "audio", "mel": (sounds, K, width)
+    same_videos: bool = True,  # False: the sounds come from other videos than the test set
 ) -> Scores:
-    "FAD, FID and class accuracy of a set, with intervals."
+    "FAD, FID and class accuracies of a set, with intervals by video; raises `UserError`."
+    asked, known = (set(zip(*pair, strict=True)) for pair in _pairs(label, video, real))
+    if same_videos and asked - known:
+        name, number = min(asked - known)
+        raise UserError(
+            f"a question comes from video {number} of class {name}, which is not in the test set: "
+            "number the videos as in the record of the test set"
+        )
+    mine = video if same_videos else np.char.add("other ", video.astype(str))
+    options: dict[str, Any] = {"pairs": max(1, draws // 2), "seed": seed}
 
     def distance(kind: str) -> Estimate:
-        return interval(
-            frechet_distance,
+        return distance_interval(
             notes[kind].astype(np.float64),
             real[kind].astype(np.float64),
-            draws=draws,
-            rng=numpy_rng("interval", kind, seed=seed),
-            groups=[video, real["video"]],
+            groups=[mine, real["video"]],
             strata=[label, real["label"]],
+            sounds=sounds,
+            alternatives=alternatives and alternatives[kind],
+            **options,
         )
 
-    return Scores(
-        distance("audio"),
-        distance("mel"),
-        *(class_accuracy(notes[name], label) for name in ("heard", "seen")),
-        *(class_accuracy(notes[name], label) for name in ("second_heard", "second_seen")),
-    )
+    def accuracy(name: str) -> Estimate:
+        if sounds is not None:
+            return class_accuracy(notes[name], label, sounds, unit="distinct sounds", **options)
+        return class_accuracy(notes[name], label, mine, **options)
 
-# %% ../nbs/04_eval.ipynb #d1e385cd
-def show_estimate(
-    estimate: Estimate | None,
-    digits: int = 2,
-    percent: bool = False,
-) -> str:
-    "A value with its interval, as a table shows it."
-    if estimate is None:
-        return "not run"
-    value, low, high = (100 * v if percent else v for v in estimate[:3])
-    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    judged = map(accuracy, ("heard", "seen", "second_heard", "second_seen"))
+    return Scores(distance("audio"), distance("mel"), *judged)
 
-# %% ../nbs/04_eval.ipynb #51a598bf
-def verdict(
-    small: Estimate,  # claimed to be the smaller
-    large: Estimate,
-) -> str:
-    "Whether one score is below another: holds, open (the intervals overlap) or fails."
-    if small.high < large.low:
-        return "holds"
-    return "fails" if small.low > large.high else "open"
+
+def _pairs(label: np.ndarray, video: np.ndarray, real: dict[str, np.ndarray]) -> Any:
+    return (label.tolist(), video.tolist()), (real["label"].tolist(), real["video"].tolist())

@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['WAYS', 'STRENGTH', 'MELS', 'VOCODERS', 'TRIED_SOUNDS', 'level_error', 'mel_error', 'pitch', 'in_tune',
            'power_spectra', 'mean_spectrum', 'line_level', 'listen', 'magnitudes', 'mel_to_magnitudes', 'recover_phase',
-           'griffin_lim', 'copied', 'copy_synthesis', 'class_distance', 'ClassFloor', 'by_class', 'in_tune_share',
-           'sound_distance', 'model_like_mels', 'strengths', 'Pairs', 'FineTuneTask', 'fine_tuning_config',
-           'draw_pairs', 'fine_tuned', 'fine_tuning', 'typical_and_worst', 'vocoder_records']
+           'griffin_lim', 'copied', 'copy_synthesis', 'class_distance', 'ClassFloor', 'floor_of', 'by_class',
+           'in_tune_share', 'sound_distance', 'model_like_mels', 'strengths', 'Pairs', 'FineTuneTask',
+           'fine_tuning_config', 'draw_pairs', 'fine_tuned', 'fine_tuning', 'typical_and_worst', 'vocoder_records']
 
 # %% ../nbs/04c_floor.ipynb #0561d703
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,12 +34,15 @@ from clipsynth.core import (
 from .diffusion import Denoiser, Diffusion
 from .eval import Bench, queries, windows_of
 from clipsynth.metrics import (
+    FIXED,
     Estimate,
     class_accuracy,
-    frechet_distance,
+    difference,
+    distance_interval,
     interval,
-    kernel_distance,
+    kernel_distances,
     median_distance,
+    weighted_mean,
 )
 from .query import as_condition
 from .samplers import dpm_solver, shortened
@@ -285,12 +289,13 @@ def class_distance(
         return None
     bandwidth = median_distance(real["audio"].astype(np.float64))
     return interval(
-        lambda copy, sound: kernel_distance(copy, sound, bandwidth=bandwidth),
+        partial(kernel_distances, bandwidth=bandwidth),
         notes["audio"][inside].astype(np.float64),
         real["audio"][there].astype(np.float64),
-        draws=draws,
-        rng=numpy_rng("class interval", wanted, seed=seed),
-        groups=[chunks, np.zeros(there.sum())],
+        groups=[chunks, FIXED],
+        pairs=max(1, draws // 2),
+        seed=seed,
+        unit="chunks",
     )
 
 # %% ../nbs/04c_floor.ipynb #231d2ef0
@@ -299,11 +304,37 @@ class ClassFloor(NamedTuple):
 
     label: int  # place in the list of classes; -1: all of them
     sounds: int
-    mel: float  # mean absolute difference in natural log
-    level: float  # decibels
-    in_tune: float | None  # share of pitched frames in tune; None where few frames have a pitch
+    mel: Estimate  # mean absolute difference in natural log
+    level: Estimate  # decibels
+    in_tune: Estimate | None  # share of pitched frames in tune; None where few have a pitch
     distance: Estimate | None  # kernel distance
     accuracy: Estimate  # how often the class is heard
+
+
+def floor_of(
+    notes: dict[str, np.ndarray],  # of `copy_synthesis`
+    label: np.ndarray,  # (n,), class of each copy
+    groups: np.ndarray,  # (n,), what stays together: the video or the chunk of each
+    unit: str,  # what the groups are
+    distance: Estimate | None,
+    wanted: int = -1,  # the class; -1: all of them
+    draws: int = 200,
+) -> ClassFloor:
+    "How the copies of one class, or of all, fare, with intervals over groups."
+    inside = np.ones(len(label), dtype=bool) if wanted < 0 else label == wanted
+    group, kinds, pairs = groups[inside], label[inside], max(1, draws // 2)
+    options: dict[str, Any] = {"groups": [group], "strata": [kinds], "pairs": pairs, "unit": unit}
+    options["unbiased"] = True  # means
+    heard = class_accuracy(notes["heard"][inside], kinds, group, pairs, unit=unit)
+    return ClassFloor(
+        wanted,
+        int(inside.sum()),
+        interval(weighted_mean, notes["mel_error"][inside], **options),
+        interval(weighted_mean, notes["level_error"][inside], **options),
+        in_tune_share(notes, inside, **options),
+        distance,
+        heard,
+    )
 
 
 def by_class(
@@ -314,33 +345,29 @@ def by_class(
 ) -> list[ClassFloor]:
     "The vocoder's damage by class, the farthest from real sound first."
     rows = []
-    for wanted in np.unique(label):
-        inside = label == wanted
-        rows.append(
-            ClassFloor(
-                int(wanted),
-                int(inside.sum()),
-                float(notes["mel_error"][inside].mean()),
-                float(notes["level_error"][inside].mean()),
-                in_tune_share(notes, inside),
-                class_distance(notes, real, label, wanted, draws),
-                class_accuracy(notes["heard"][inside], label[inside]),
-            )
-        )
-    far = [row.distance.value if row.distance else -np.inf for row in rows]
-    return [rows[i] for i in np.argsort(far, kind="stable")[::-1]]
+    for wanted in map(int, np.unique(label)):
+        far = class_distance(notes, real, label, wanted, draws)
+        rows.append(floor_of(notes, label, notes["chunk"], "chunks", far, wanted, draws))
+    order = [row.distance.value if row.distance else -np.inf for row in rows]
+    return [rows[i] for i in np.argsort(order, kind="stable")[::-1]]
 
 
 def in_tune_share(
     notes: dict[str, np.ndarray],  # of `listen`
     inside: np.ndarray,  # (n,) bool, the sounds to count
     frames: int = AUDIO.frames - 1,  # frames of `pitch` in a sound
-) -> float | None:  # 0 to 1; None where less than a third of the frames have a pitch
+    **options: Any,  # of `interval`
+) -> Estimate | None:  # 0 to 1; None where less than a third of the frames have a pitch
     "The share of frames with a pitch whose copy has the same one."
-    pitched = int(notes["pitched"][inside].sum())
-    if pitched < frames * inside.sum() / 3:
+    both = np.stack([notes["in_tune"][inside], notes["pitched"][inside]], axis=1).astype(np.float64)
+    if both[:, 1].sum() < frames * inside.sum() / 3:
         return None
-    return float(notes["in_tune"][inside].sum() / pitched)
+
+    def share(counts: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
+        tuned, pitched = (weights[0] @ counts).T
+        return tuned / pitched
+
+    return interval(share, both, **options)
 
 # %% ../nbs/04c_floor.ipynb #4ca1619c
 def sound_distance(
@@ -352,23 +379,19 @@ def sound_distance(
     draws: int = 200,
     seed: int = 0,
 ) -> Estimate:
-    "FAD as in Table 1; with `before`, by how much it went up, each sound compared with its twin."
-    width = notes["audio"].shape[1]
-    sides = [notes["audio"]] if before is None else [notes["audio"], before["audio"]]
+    "FAD as in Table 1; with `before`, by how much it went up, with paired replicates."
 
-    def change(sounds: np.ndarray, reference: np.ndarray) -> float:
-        now, *then = np.split(sounds, range(width, sounds.shape[1], width), axis=1)
-        return frechet_distance(now, reference) - sum(frechet_distance(t, reference) for t in then)
+    def distance(sounds: dict[str, np.ndarray]) -> Estimate:
+        return distance_interval(
+            sounds["audio"].astype(np.float64),
+            real["audio"].astype(np.float64),
+            groups=[video, real["video"]],
+            strata=[label, real["label"]],
+            pairs=max(1, draws // 2),
+            seed=seed,
+        )
 
-    return interval(
-        change,
-        np.concatenate(sides, 1).astype(np.float64),
-        real["audio"].astype(np.float64),
-        draws=draws,
-        rng=numpy_rng("interval", "audio", seed=seed),
-        groups=[video, real["video"]],
-        strata=[label, real["label"]],
-    )
+    return distance(notes) if before is None else difference(distance(notes), distance(before))
 
 # %% ../nbs/04c_floor.ipynb #9c5aead9
 def model_like_mels(

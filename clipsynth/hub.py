@@ -20,9 +20,11 @@ from typing import Any
 
 from clipsynth.core import (
     UserError,
+    as_markdown,
     command_line,
     load_weights,
     profile as get_profile,
+    read_table,
     reports_dir,
     weights_file,
     write_atomic,
@@ -127,13 +129,12 @@ def _recipe(config: dict[str, Any]) -> str:
 
 def _results(dataset: str, model: str, profile: str) -> str:
     "This model's rows of Table 1, as they stand in `reports/`."
-    for path in sorted((reports_dir(profile) / "tables").glob("table1*.md")):
-        *table, caption = path.read_text(encoding="utf-8").strip().splitlines()
-        if not caption.startswith(f"Table 1 on {dataset} "):
-            continue
-        rows = [row for row in table[2:] if row.lower().startswith(f"| {model} |")]
-        if rows:
-            return "\n".join([*table[:2], *rows, "", caption])
+    for path in sorted((reports_dir(profile) / "tables").glob("table1*.csv")):
+        caption = path.with_suffix(".md").read_text(encoding="utf-8").strip().splitlines()[-1]
+        table = read_table(path)
+        rows = table[table["model"].str.lower() == model]
+        if caption.startswith(f"Table 1 on {dataset} ") and len(rows):
+            return f"{as_markdown(rows, 1)}\n{caption}"
     return "not run"
 
 # %% ../nbs/03b_hub.ipynb #8eeec827
