@@ -62,9 +62,14 @@ def set_surroundings() -> None:
     "Set what libraries read while they are imported: idle threads sleep, caches can be written."
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     home = os.path.expanduser("~")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache").absolute()
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or f"{home}/.config").absolute()
-    kept = {"NUMBA_CACHE_DIR": cache / "numba", "MPLCONFIGDIR": config / "matplotlib"}
+    xdg = {"CACHE": f"{home}/.cache", "CONFIG": f"{home}/.config", "DATA": f"{home}/.local/share"}
+    xdg = {k: os.path.abspath(os.environ.get(f"XDG_{k}_HOME") or v) for k, v in xdg.items()}
+    kept = {
+        "NUMBA_CACHE_DIR": Path(xdg["CACHE"], "numba"),
+        "MPLCONFIGDIR": Path(xdg["CONFIG"], "matplotlib"),
+        "JUPYTER_RUNTIME_DIR": Path(xdg["DATA"], "jupyter/runtime"),
+        "IPYTHONDIR": Path(home, ".ipython").absolute(),
+    }
     lacking = [name for name in kept if name not in os.environ and not _writable(kept[name])]
     with suppress(OSError):  # no temporary folder either
         if lacking:

@@ -22,6 +22,7 @@ from clipsynth.core import (
     Profile,
     UNetConfig,
     UserError,
+    check_writable,
     first_process,
     from_json,
     load_network,
@@ -29,8 +30,8 @@ from clipsynth.core import (
     notice,
     pick_device,
     progress,
+    threads,
     weights_file,
-    write_atomic,
 )
 from .audio import AUDIO, denormalize, save_audio, sound_format
 from .diffusion import Denoiser, Diffusion
@@ -114,9 +115,12 @@ class Synthesizer:
         condition = as_condition(embedding.float()).to(self.device)
         # many CPUs emulate bfloat16, at a twentieth of float32's speed
         precision = torch.bfloat16 if self.device.type == "cuda" else None
-        with progress(
-            None, "sampling", total=steps * -(-len(condition) // batch), unit="step"
-        ) as bar:
+        with (
+            threads(min(batch, len(condition))),
+            progress(
+                None, "sampling", total=steps * -(-len(condition) // batch), unit="step"
+            ) as bar,
+        ):
             for start in range(0, len(condition), batch):
                 chosen = slice(start, start + batch)
                 parts.append(
@@ -136,7 +140,8 @@ class Synthesizer:
         mels: torch.Tensor,  # (n, mels, frames) in [-1, 1]
     ) -> torch.Tensor:  # (n, frames x hop) in [-1, 1]
         "Turn sampled mels into sound."
-        return vocode(self.vocoder, denormalize(mels.to(self.device))).float().cpu()
+        with threads(len(mels)):
+            return vocode(self.vocoder, denormalize(mels.to(self.device))).float().cpu()
 
     def __call__(
         self,
@@ -177,7 +182,7 @@ class Synthesizer:
         around: Callable[[Denoiser], Denoiser] | None = None,  # a dial of `samplers`
     ) -> Iterator[torch.Tensor]:  # (1, 1, mels, some frames) in [-1, 1], piece after piece
         "A mel of any length, window by window."
-        return continued(
+        pieces = continued(
             SAMPLERS[self.sampler],
             self.diffusion,
             around(self.unet) if around else self.unet,
@@ -186,6 +191,12 @@ class Synthesizer:
             seeds=[seed],
             steps=steps or self.profile.eval.sample_steps,
         )
+        while True:
+            with threads(1):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
     def stream(
         self,
@@ -289,11 +300,8 @@ def _synth(options: argparse.Namespace) -> None:
 
 def _check_output(path: str) -> None:
     "Fail before minutes of work, not after them; the file itself is not touched."
-    target = Path(path)
-    sound_format(target)
-    if target.exists() and not target.is_file():
-        raise UserError(f"cannot write {path}: it is not a file")
-    write_atomic(target.with_name(f".{target.name}.try"), lambda part: part.touch()).unlink()
+    sound_format(path)
+    check_writable(path)
 
 
 def _world(options: argparse.Namespace) -> None:
