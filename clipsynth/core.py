@@ -7,10 +7,11 @@ __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'LAUNCHER',
            'repo_root', 'AudioConfig', 'WorldConfig', 'EverydayConfig', 'DataConfig', 'UNetConfig', 'DiffusionConfig',
            'VocoderConfig', 'SpecVQGANConfig', 'TrainConfig', 'EvalConfig', 'Profile', 'profile', 'to_json',
            'from_json', 'data_dir', 'reports_dir', 'room', 'dataset_dir', 'runs_dir', 'weights_file', 'seeded',
-           'numpy_rng', 'torch_rng', 'hash_split', 'pick_device', 'threads', 'autocast_dtype', 'write_atomic',
-           'check_writable', 'write_text', 'lock', 'digest', 'code_digest', 'out_of_memory', 'cannot_read',
-           'save_weights', 'load_weights', 'load_network', 'record', 'record_key', 'progress', 'launched',
-           'check_launcher', 'first_process', 'notice', 'entry', 'notebook_digest', 'made_with', 'plot_style', 'Report']
+           'numpy_rng', 'torch_rng', 'hash_split', 'pick_device', 'threads', 'possible_workers', 'autocast_dtype',
+           'write_atomic', 'check_writable', 'write_text', 'lock', 'digest', 'code_digest', 'out_of_memory',
+           'cannot_read', 'save_weights', 'load_weights', 'load_network', 'record', 'record_key', 'progress',
+           'launched', 'check_launcher', 'first_process', 'notice', 'entry', 'notebook_digest', 'made_with',
+           'plot_style', 'Report']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -650,6 +651,21 @@ def threads(
         yield
     finally:
         torch.set_num_threads(before)
+
+# %% ../nbs/00_core.ipynb #55a29fad
+def possible_workers(
+    asked: int,  # processes
+) -> int:  # 0: work in this one
+    "As many worker processes as were asked for, or none, with a notice, where they cannot be had."
+    import multiprocessing
+
+    try:
+        if asked:
+            multiprocessing.get_context("spawn").Lock()
+    except (OSError, ImportError) as error:
+        notice(f"no worker processes here ({error}; is there a /dev/shm?): one process does it all")
+        return 0
+    return asked
 
 # %% ../nbs/00_core.ipynb #9cd5bcfd
 def autocast_dtype(

@@ -29,6 +29,7 @@ from clipsynth.core import (
     WorldConfig,
     hash_split,
     numpy_rng,
+    possible_workers,
     progress,
     write_atomic,
     write_text,
@@ -1274,7 +1275,7 @@ def render_all(
     "Render videos on several processes."
     if not jobs:
         return
-    if workers <= 1 or len(jobs) <= 1:
+    if len(jobs) <= 1 or possible_workers(workers) <= 1:
         for job in progress(jobs, "render", len(jobs), "video"):
             render(*job)
         return
