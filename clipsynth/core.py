@@ -1047,8 +1047,8 @@ def launched() -> bool:
 def check_launcher() -> None:
     "Refuse a cluster's settings that no launcher completed; raises `UserError`."
     sizes = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-    told = [f"{n}={os.environ[n]}" for n in sizes if os.environ.get(n, "1") not in ("", "1")]
-    told += [f"LOCAL_RANK={os.environ['LOCAL_RANK']}"] if os.environ.get("LOCAL_RANK") else []
+    told = [f"{n}={os.environ[n]}" for n in sizes if os.environ.get(n, "1") != "1"]
+    told += [f"LOCAL_RANK={os.environ['LOCAL_RANK']}"] if "LOCAL_RANK" in os.environ else []
     if told and not launched():
         names = [name for name in LAUNCHER if not os.environ.get(name)]
         raise UserError(

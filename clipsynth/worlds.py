@@ -1300,7 +1300,7 @@ def claim_folder(
         json.dumps({"world": asdict(config), "profile": profile}, indent=1),
     )
     if path.exists():
-        if json.loads(path.read_text()) != json.loads(text):
+        if json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
             raise UserError(
                 f"{folder} holds another world (see world.json); remove that folder to render this one"
             )
