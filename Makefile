@@ -3,10 +3,14 @@
 
 PYTHON ?= python3
 VENV := .venv
-BIN := $(CURDIR)/$(VENV)/bin
+# from here, so that a space or a quote in the clone's own path is in no command
+BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RUN_NOTEBOOKS := 00_data 00g_browse 01c_costs 03_train 04_eval 04c_floor 04d_zoo 04e_sampler_cost 05_gap 07_play
-export PATH := $(BIN):$(PATH)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# our kernel, not one of the same name elsewhere; text is UTF-8 in any locale
+export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))
+export PYTHONUTF8 := 1
 
 .PHONY: help reports test readme notebooks docs lab constraints clean
 
@@ -25,7 +29,7 @@ test: $(READY)  ## every check; ARGS="-k word" picks some
 	@$(BIN)/python -m pytest $(ARGS)
 
 notebooks: $(READY)  ## export, then run every notebook in place from a clean kernel and clean it
-	@$(BIN)/nbdev_export
+	@$(BIN)/python -c 'from nbdev.doclinks import nbdev_export; nbdev_export()'
 	@$(BIN)/python .ci/notebooks.py refresh $(NAMES)
 	@$(BIN)/python .ci/readme.py
 
@@ -34,7 +38,7 @@ docs: $(READY)  ## build the site in _docs/ (needs Quarto 1.7, e.g. from environ
 	@$(BIN)/python .ci/site.py
 
 lab: $(READY)  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab nbs
+	@$(BIN)/python -m jupyterlab nbs
 
 constraints: $(READY)  ## pin the versions installed in .venv
 	@$(BIN)/python .ci/constraints.py

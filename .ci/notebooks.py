@@ -7,15 +7,25 @@ import tempfile
 import time
 from pathlib import Path
 
-from nbclient.exceptions import DeadKernelError
-from papermill import execute_notebook, inspect_notebook
-from papermill.exceptions import PapermillExecutionError
-
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def surroundings() -> None:
+    """The kernel of this Python, whatever stands under its name elsewhere; UTF-8 text; a home that can be written."""
+    from clipsynth.core import set_surroundings
+
+    set_surroundings()
+    ours = str(Path(sys.prefix, "share/jupyter"))
+    others = [path for path in os.environ.get("JUPYTER_PATH", "").split(os.pathsep) if path not in ("", ours)]
+    os.environ.update(JUPYTER_PATH=os.pathsep.join([ours, *others]), PYTHONUTF8="1")
 
 
 def execute(source: Path, target: Path, parameters: dict | None = None) -> str:
     """Run a notebook in a fresh kernel, its progress bars on our stderr; returns its error in one line, or nothing."""
+    from nbclient.exceptions import DeadKernelError
+    from papermill import execute_notebook
+    from papermill.exceptions import PapermillExecutionError
+
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         execute_notebook(str(source), str(target), parameters, kernel_name="python3", cwd=str(ROOT / "nbs"),
@@ -48,6 +58,8 @@ def keep_outputs(notebook: Path, executed: Path) -> bool:
 
 def reports(names: list[str], recompute: bool) -> None:
     """Each notebook's executed copy goes to reports/runs/; the tables and figures it writes to reports/."""
+    from papermill import inspect_notebook
+
     for number, name in enumerate(names, 1):
         source, target, began = ROOT / f"nbs/{name}.ipynb", ROOT / f"reports/runs/{name}.ipynb", time.monotonic()
         asked = {"recompute": True} if recompute and "recompute" in inspect_notebook(str(source)) else None
@@ -79,6 +91,7 @@ if __name__ == "__main__":
     arguments = parser.parse_intermixed_args()
     everything = sorted(path.stem for path in (ROOT / "nbs").glob("[!._]*.ipynb"))
     try:
+        surroundings()
         if arguments.task == "reports":
             reports(arguments.names, arguments.recompute)
         else:

@@ -38,6 +38,7 @@ from clipsynth.core import (
     UserError,
     dataset_dir,
     digest,
+    possible_workers,
     profile as named_profile,
     progress,
     write_atomic,
@@ -201,7 +202,7 @@ def in_workers(
     limit: Callable[[Any], float] | None = None,  # seconds that a job may take
 ) -> Iterator[tuple[Any, Any]]:  # job and result as they come; "crashed" or "slow" if it failed
     "Run jobs in worker processes of one thread each; a worker that dies costs the job it died of."
-    if workers == 0:
+    if possible_workers(workers) == 0:
         yield from _here(function, jobs)
         return
     waiting, running = iter(jobs), dict[Future[Any], Any]()

@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import tempfile
 from functools import partial
 from hashlib import sha256
@@ -146,7 +147,7 @@ def save_pretrained(
     licence: str = "apache-2.0",
 ) -> Path:
     "Put everything that a trained model needs in a folder; raises `UserError`."
-    folder, parts = Path(folder), parts_of(dataset, model, profile)
+    folder, parts = Path(folder).expanduser(), parts_of(dataset, model, profile)
     for name, source in parts.items():
         write_atomic(folder / WEIGHTS[name], partial(shutil.copyfile, source))
     sums = {WEIGHTS[name]: _digest(source) for name, source in parts.items()}
@@ -168,7 +169,7 @@ def from_pretrained(
     cache: str | Path | None = None,  # where downloads are kept; the Hub's own cache when None
 ) -> Synthesizer:
     "A synthesizer from a folder or from the Hub; raises `UserError`."
-    folder = Path(source)
+    folder = Path(source).expanduser()
     if not folder.is_dir():
         folder = _fetched(str(source), revision, token, cache)
     config = _checked_config(folder)
@@ -201,42 +202,60 @@ def _fetched(
     "The files of a repository, in the Hub's cache."
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise UserError(f"{repository} is no folder, and no name of a repository: owner/name")
-    first = _download(repository, CONFIG, revision, token, cache)
+    cache = Path(cache).expanduser() if cache else None
+    offline = not _online(repository, revision, token)
+    how = {"token": token, "cache_dir": cache, "local_files_only": offline}
+    first = _download(repository, CONFIG, revision, how)
     commit = first.parent.name
     for file in WEIGHTS.values():
         if file in _checked_config(first.parent)["sha256"]:
-            _download(repository, file, commit, token, cache)
+            _download(repository, file, commit, how)
     return first.parent
+
+
+def _online(repository: str, revision: str | None, token: str | None) -> bool:
+    "Whether the Hub answers, whatever it answers."
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    try:
+        url = hf_hub_url(repository, CONFIG, revision=revision, endpoint=_endpoint())
+        get_hf_file_metadata(url, token=token, timeout=10)
+    except _failures() as error:
+        return getattr(error, "response", None) is not None
+    return True
 
 
 def _download(
     repository: str,
     file: str,  # one of ours
     revision: str | None,
-    token: str | None,
-    cache: str | Path | None,
+    how: dict[str, Any],  # options of `hf_hub_download`
 ) -> Path:
-    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
     try:
         logging.disable(logging.WARNING)  # the hub's retries would bury our one line
-        path = hf_hub_download(
-            repository,
-            file,
-            revision=revision,
-            token=token,
-            cache_dir=cache,
-            endpoint=_endpoint() or constants.ENDPOINT,
-        )
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot fetch {file} of {repository}: {_reason(error, token)}") from None
+        path = hf_hub_download(repository, file, revision=revision, endpoint=_endpoint(), **how)
+    except _failures() as error:
+        reason = _reason(error, how["token"])
+        if how["local_files_only"]:
+            reason = "the Hub does not answer, and there is no copy here: go online, or give a folder"
+        raise UserError(f"cannot fetch {file} of {repository}: {reason}") from None
     finally:
         logging.disable(logging.NOTSET)
     return Path(path)
 
 # %% ../nbs/03b_hub.ipynb #4fa61f42
-def _endpoint() -> str | None:
-    return os.environ.get("HF_ENDPOINT")
+def _endpoint() -> str:
+    from huggingface_hub import constants
+
+    return os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    "What the Hub's client raises when a request fails; its kinds depend on its version."
+    clients = [sys.modules[name] for name in ("httpx", "httpx2") if name in sys.modules]
+    return (OSError, ValueError, *(client.HTTPError for client in clients))
 
 
 def _reason(error: Exception, token: str | None) -> str:
@@ -270,6 +289,6 @@ def push_to_hub(
                 allow_patterns=[CONFIG, CARD, *WEIGHTS.values()],
                 commit_message=f"{model} trained on {dataset}",
             )
-        except (OSError, ValueError) as error:
+        except _failures() as error:
             raise UserError(f"cannot send to {repository}: {_reason(error, token)}") from None
     return str(done.commit_url)

@@ -38,6 +38,7 @@ from clipsynth.core import (
     notice,
     numpy_rng,
     pick_device,
+    possible_workers,
     weights_file,
 )
 
@@ -384,7 +385,7 @@ def picture_pool(
     """Pictures, labels and traits from many blocks: the same pool for any number of workers."""
     size = min(count, 256)
     jobs = [(block, size, seed, dataset) for block in range(math.ceil(count / size))]
-    if workers:
+    if possible_workers(workers):
         import multiprocessing
 
         with multiprocessing.Pool(workers) as pool:

@@ -25,6 +25,7 @@ from clipsynth.core import (
     UNetConfig,
     UserError,
     autocast_dtype,
+    check_writable,
     command_line,
     first_process,
     from_json,
@@ -33,8 +34,8 @@ from clipsynth.core import (
     notice,
     pick_device,
     progress,
+    threads,
     weights_file,
-    write_atomic,
 )
 from .audio import AUDIO, denormalize, save_audio, sound_format
 from .diffusion import Denoiser, Diffusion
@@ -129,9 +130,12 @@ class Synthesizer:
             raise UserError(f"{len(seeds)} seeds for {len(condition)} queries: give one for each")
         # a CPU samples in float32, with or without tiles: its sounds are the same everywhere
         precision = None if self.device.type == "cpu" else autocast_dtype(self.device)
-        with progress(
-            None, "sampling", total=steps * -(-len(condition) // batch), unit="step"
-        ) as bar:
+        with (
+            threads(min(batch, len(condition))),
+            progress(
+                None, "sampling", total=steps * -(-len(condition) // batch), unit="step"
+            ) as bar,
+        ):
             for start in range(0, len(condition), batch):
                 chosen = slice(start, start + batch)
                 parts.append(
@@ -159,7 +163,8 @@ class Synthesizer:
         "Turn sampled mels into sound; raises `UserError` for mels of another scale."
         if mels.numel() and not mels.abs().max() <= 2:
             raise UserError("waveforms takes mels in [-1, 1]: a natural-log mel goes to `vocode`")
-        return vocode(self.vocoder, denormalize(mels.to(self.device))).float().cpu()
+        with threads(len(mels)):
+            return vocode(self.vocoder, denormalize(mels.to(self.device))).float().cpu()
 
     def __call__(
         self,
@@ -206,7 +211,7 @@ class Synthesizer:
         around: Callable[[Denoiser], Denoiser] | None = None,  # a dial of `samplers`
     ) -> Iterator[torch.Tensor]:  # (1, 1, mels, some frames) in [-1, 1], piece after piece
         "A mel of any length, window by window."
-        return continued(
+        pieces = continued(
             SAMPLERS[self.sampler],
             self.diffusion,
             around(self.unet) if around else self.unet,
@@ -215,6 +220,12 @@ class Synthesizer:
             seeds=[seed],
             steps=self._steps(steps),
         )
+        while True:
+            with threads(1):
+                piece = next(pieces, None)
+            if piece is None:
+                return
+            yield piece
 
     def stream(
         self,
@@ -361,11 +372,8 @@ def _synth(options: argparse.Namespace) -> None:
 
 def _check_output(path: str) -> None:
     "Fail before minutes of work, not after them; the file itself is not touched."
-    target = Path(path)
-    sound_format(target)
-    if target.exists() and not target.is_file():
-        raise UserError(f"cannot write {path}: it is not a file")
-    write_atomic(target.with_name(f".{target.name}.try"), lambda part: part.touch()).unlink()
+    sound_format(path)
+    check_writable(path)
 
 
 def _world(options: argparse.Namespace) -> None:

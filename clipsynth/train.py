@@ -41,7 +41,7 @@ from .data import Store
 from .diffusion import Diffusion
 from .query import QueryEncoder, as_condition, clip_dataset, clip_of, prompt
 from .samplers import dpm_solver
-from .trainer import Losses, Trainer, load_state, log_text, measure, moved, run, stop_requested
+from .trainer import Losses, Trainer, alone_in, load_state, log_text, measure, moved, run, stop_requested
 from .unet import UNet
 from clipsynth.vocoder import (
     FEATURE_WEIGHT,
@@ -408,11 +408,12 @@ def train(
 ) -> Path | None:  # the published weights; None if stopped before the end
     "Train a model, or go on training it; raises `UserError`."
     trainer = make_trainer(model, dataset, profile, device, changes)
-    load_state(trainer)
-    with stop_requested() as stop:
-        run(trainer, until, stop)
-    done = trainer.step >= trainer.config.steps
-    path = publish(trainer, profile, changes or {}) if done and trainer.first else None
+    with alone_in(trainer):
+        load_state(trainer)
+        with stop_requested() as stop:
+            run(trainer, until, stop)
+        done = trainer.step >= trainer.config.steps
+        path = publish(trainer, profile, changes or {}) if done and trainer.first else None
     if trainer.processes > 1:
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()

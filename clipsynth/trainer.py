@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['Losses', 'PATIENCE', 'Task', 'learning_rate', 'ema_factor', 'accelerated', 'Processes', 'moved', 'RunLog',
-           'peak_memory', 'log_text', 'Trainer', 'save_state', 'write_log', 'load_state', 'stop_requested', 'check',
-           'diagnosis', 'TensorBoardLog', 'run', 'report', 'phases', 'measure']
+           'peak_memory', 'log_text', 'Trainer', 'save_state', 'write_log', 'alone_in', 'load_state', 'stop_requested',
+           'check', 'diagnosis', 'TensorBoardLog', 'run', 'report', 'phases', 'measure']
 
 # %% ../nbs/03c_trainer.ipynb #c991f784
 import copy
 import csv
+import errno
 import io
 import logging
 import math
@@ -19,7 +20,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from collections.abc import Generator as Stream
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -34,8 +35,12 @@ from clipsynth.core import (
     TrainConfig,
     UserError,
     autocast_dtype,
+    cannot_read,
+    check_launcher,
+    lock,
     notice,
     numpy_rng,
+    out_of_memory,
     progress,
     to_json,
     torch_rng,
@@ -105,19 +110,27 @@ def accelerated(
     precision: torch.dtype | None,  # of autocast; None: float32 throughout
     accumulate: int = 1,  # batches whose gradients are added up
 ) -> Any:  # Accelerate's `Accelerator`
-    "Accelerate, set for one trainer, in the processes that its launcher started."
+    "Accelerate, set for one trainer, in the processes of its launcher; raises `UserError`."
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import GradientAccumulationPlugin
 
     logging.getLogger("accelerate").setLevel(logging.ERROR)
+    check_launcher()
     alone = not torch.distributed.is_initialized()
     AcceleratorState._reset_state(reset_partial_state=alone)
-    return Accelerator(
-        cpu=device.type == "cpu",
-        mixed_precision="no" if precision is None else "bf16",
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
-    )
+    try:
+        return Accelerator(
+            cpu=device.type == "cpu",
+            mixed_precision="no" if precision is None else "bf16",
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
+        )
+    except torch.distributed.DistError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise UserError(
+            f"the processes cannot meet at {where} ({str(error).splitlines()[0][:100]}): start them "
+            "with `accelerate launch`, or train alone with `env -u WORLD_SIZE -u LOCAL_RANK ...`"
+        ) from None
 
 
 @cache
@@ -451,10 +464,24 @@ def write_log(
     write_text(trainer.folder / "log.csv", log_text(trainer.rows))
 
 # %% ../nbs/03c_trainer.ipynb #ada6fd8b
+def alone_in(
+    trainer: Trainer,
+) -> AbstractContextManager[None]:
+    "Hold the folder of a run; raises `UserError` when another training has it."
+    return lock(trainer.folder, "a training") if trainer.first else nullcontext()
+
+
 def load_state(
     trainer: Trainer,
 ) -> bool:  # whether there was a state to go on from
     "Go on from the last good state; raises `UserError` for damage and for another run's."
+    if not trainer.folder.is_dir():
+        return False
+    with alone_in(trainer):
+        return _load_state(trainer)
+
+
+def _load_state(trainer: Trainer) -> bool:
     if trainer.first:
         for left in trainer.folder.glob(".*.part.*"):  # by a run that was killed while it wrote
             left.unlink(missing_ok=True)
@@ -485,11 +512,10 @@ def _read_state(path: Path) -> dict[str, Any] | None:  # None if damaged
                 return None
         state = torch.load(path, map_location="cpu", weights_only=True)
         return state if isinstance(state, dict) and "step" in state else None
-    except PermissionError:
-        raise UserError(f"cannot read {path}: check its rights") from None
-    except MemoryError:  # no fault of the file
-        raise
-    except Exception:  # a damaged file can fail in any way
+    except Exception as error:  # a damaged file can fail in any way
+        disk = isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+        if disk or out_of_memory(error):  # no fault of the file
+            raise cannot_read(path, error) from None
         return None
 
 
@@ -655,6 +681,11 @@ def run(
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     "Train until done or asked to stop; raises `UserError` when it cannot go on, or cannot write."
+    with alone_in(trainer):
+        _run(trainer, until, stop)
+
+
+def _run(trainer: Trainer, until: int | None, stop: Callable[[], bool]) -> None:
     config, now, halt = trainer.config, time.perf_counter, False
     total = min(until or config.steps, config.steps)
     every = 1 if trainer.device.type == "cpu" and trainer.processes == 1 else 10

@@ -29,6 +29,7 @@ from clipsynth.core import (
     WorldConfig,
     hash_split,
     numpy_rng,
+    possible_workers,
     progress,
     write_atomic,
     write_text,
@@ -1274,7 +1275,7 @@ def render_all(
     "Render videos on several processes."
     if not jobs:
         return
-    if workers <= 1 or len(jobs) <= 1:
+    if len(jobs) <= 1 or possible_workers(workers) <= 1:
         for job in progress(jobs, "render", len(jobs), "video"):
             render(*job)
         return
@@ -1299,7 +1300,7 @@ def claim_folder(
         json.dumps({"world": asdict(config), "profile": profile}, indent=1),
     )
     if path.exists():
-        if json.loads(path.read_text()) != json.loads(text):
+        if json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
             raise UserError(
                 f"{folder} holds another world (see world.json); remove that folder to render this one"
             )

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,15 +18,25 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 LIMIT = 3_000  # seconds: more than the slowest part takes on a busy machine, less than CI waits; for what hangs
-RUN_NOTEBOOKS = re.findall(r"^RUN_NOTEBOOKS := (.+)$", (ROOT / "Makefile").read_text(), re.M)[0].split()
+RUN_NOTEBOOKS = re.findall(r"^RUN_NOTEBOOKS := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[0].split()
 SETTINGS = configparser.ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 
 
 def files(folder: str = ".") -> list[Path]:
-    """The checkout's files, relative to its root: those that git tracks or would track."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z", folder]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
+    """The checkout's files, relative to its root: those that git tracks or would track.
+
+    What was downloaded as a zip is no repository, so an empty one is made beside it for the moment.
+    """
+    if not shutil.which("git"):
+        pytest.exit("the tests need git, to know which files belong to the checkout", 2)
+    with tempfile.TemporaryDirectory() as name:
+        where = []
+        if not (ROOT / ".git").exists():
+            subprocess.run(["git", "init", "--quiet", name], capture_output=True, check=True)
+            where = [f"--git-dir={name}/.git", f"--work-tree={ROOT}"]
+        command = ["git", *where, "ls-files", "--cached", "--others", "--exclude-standard", "-z", folder]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     return [Path(name) for name in sorted(set(listed)) if name and (ROOT / name).is_file()]
 
 

@@ -121,6 +121,33 @@ def test_a_mistake_gets_one_line_without_the_token(hub: Any, tmp_path: Path) -> 
         assert "\n" not in str(told.value) and "hf_secret" not in str(told.value)
 
 
+def test_offline_is_told_at_once(hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was fetched before loads from the cache; for the rest there is one line, and nobody waits for a retry."""
+    there = from_pretrained("somebody/a-model", device="cpu", cache=tmp_path).paths
+
+    def waits(seconds: float) -> None:
+        raise AssertionError(f"waited {seconds} s for a Hub that is not there")
+
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nobody listens
+    monkeypatch.setattr("time.sleep", waits)
+    assert from_pretrained("somebody/a-model", device="cpu", cache=tmp_path).paths == there
+    with pytest.raises(UserError, match="the Hub does not answer, and there is no copy here"):
+        from_pretrained("somebody/else", cache=tmp_path)
+    with pytest.raises(UserError, match="cannot send to somebody/a-model: "):
+        push_to_hub("somebody/a-model", token="hf_secret")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert from_pretrained("somebody/a-model", device="cpu", cache=tmp_path).paths == there
+    with pytest.raises(UserError, match="go online"):
+        from_pretrained("somebody/else", cache=tmp_path)
+
+
+def test_home_in_a_path(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert save_pretrained("~/mine") == tmp_path / "mine"
+    loaded = from_pretrained("~/mine", device="cpu")
+    assert all((tmp_path / "mine") in path.parents for path in loaded.paths.values())
+
+
 class Client:
     """Stands in for `huggingface_hub.HfApi`."""
 

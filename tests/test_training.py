@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import BIN, ROOT, run, start, wait_until
+from conftest import BIN, ROOT, run, start, surroundings, wait_until
 from training import KILLED, MACHINE, SHARED, RandomStore, outcome, share, trainer
 
 import clipsynth.train
@@ -159,6 +159,74 @@ def test_a_damaged_state_gives_way_to_the_one_before(
     damage(tmp_path / "state.old.pt")
     with pytest.raises(UserError, match=r"state.pt and state.old.pt are damaged: delete it to start anew"):
         load_state(trainer("waves", tmp_path))
+
+
+@pytest.mark.parametrize("failure", [
+    MemoryError(), RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+    OSError(errno.EIO, os.strerror(errno.EIO)), PermissionError(errno.EACCES, os.strerror(errno.EACCES))], ids=repr)
+def test_only_damage_is_called_damage(failure: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A state that does not fit in memory, or that the disk does not give now, is good."""
+    saved(tmp_path)
+    again = trainer("waves", tmp_path)
+
+    def fails(*words: object, **options: object) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "load", fails)
+        with pytest.raises(UserError, match=r"state.pt does not fit in memory|cannot read .*state.pt \(") as told:
+            load_state(again)
+    assert "damaged" not in str(told.value) and "delete" not in str(told.value) and again.step == 0
+    assert load_state(again) and again.step == 2
+
+
+HOLDER = """
+import sys; from pathlib import Path
+from clipsynth.core import lock
+from clipsynth.trainer import alone_in, save_state
+from training import trainer
+made = trainer("waves", Path(sys.argv[1]))
+with alone_in(made):
+    made.update(); save_state(made); (made.folder / ".state.pt.1a2b.part.pt").touch()
+    print("training", flush=True); sys.stdin.read()
+"""
+
+
+def test_two_trainings_in_one_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    """The second is refused in one line and touches nothing; a first that was killed is in nobody's way."""
+    folder = data / "smoke/runs/mini-music/clipsynth"
+    about = surroundings(PYTHONPATH=f"{ROOT}{os.pathsep}{ROOT / 'tests'}")
+    with subprocess.Popen([str(BIN / "python"), "-c", HOLDER, str(folder)], env=about, text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        try:
+            assert first.stdout and first.stdout.readline() == "training\n"
+            before = {path.name: path.read_bytes() for path in folder.iterdir()}
+            words = ["clipsynth", "mini-music", "batch=2", "precision=fp32", "--profile", "smoke", "--device", "cpu"]
+            assert main(["train", *words]) == 2
+            said = capsys.readouterr().err
+            assert said.count("\n") == 1 and f"a training is going on here (process {first.pid} on " in said
+            for act in (load_state, run_trainer):
+                with pytest.raises(UserError, match="a training is going on here"):
+                    act(trainer("waves", folder))
+            assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        finally:
+            first.kill()
+    again = trainer("waves", folder)
+    assert load_state(again) and again.step == 1
+    run_trainer(again, until=2)
+    assert sorted(path.name for path in folder.iterdir()) == ["log.csv", "state.old.pt", "state.pt"]
+
+
+def test_weights_that_are_not_finite_are_not_published(data: Path) -> None:
+    made = clipsynth.train.make_trainer("clipsynth", "mini-music", SMOKE, "cpu", {"ema": 0.0, "precision": "fp32"})
+    path = clipsynth.train.published_file(made, SMOKE)
+    for value in (float("nan"), float("inf"), 1e30):  # the last is not finite in a file of float16
+        with torch.no_grad():
+            next(made.published().parameters()).view(-1)[0] = value
+        with pytest.raises(UserError, match="not written: 1 of .* not finite in float16"):
+            clipsynth.train.publish(made, SMOKE, {})
+        assert not path.exists() and not path.with_suffix(".csv").exists()
 
 
 def test_a_save_that_was_cut_off_between_its_renamings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -361,7 +429,10 @@ def test_bfloat16_only_where_it_is_computed(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_settings_that_would_be_ignored_are_refused() -> None:
-    for changes in ({"sample_every": "5"}, {"accumulate": "0"}, {"sample_every": "-1"}, {"tensorboard": "perhaps"}):
+    for changes in ({"sample_every": "5"}, {"accumulate": "0"}, {"sample_every": "-1"}, {"tensorboard": "perhaps"},
+                    {"ema": "nan"}, {"ema": "1"}, {"learning_rate": "-1e-3"}, {"learning_rate": "inf"},
+                    {"warmup": "-1"}, {"weight_decay": "nan"}, {"betas": "0.9"}, {"betas": "0.9,1.5"}, {"gamma": "0"},
+                    {"save_seconds": "nan"}, {"alone": "-3"}):
         with pytest.raises(UserError):
             configured(TrainConfig(steps=1), changes)
     assert configured(TrainConfig(steps=1), {"sample_every": "5", "tensorboard": "true"}).sample_every == 5
