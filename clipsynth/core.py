@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'UserError', 'repo_root', 'AudioConfig', 'WorldConfig',
            'EverydayConfig', 'DataConfig', 'UNetConfig', 'DiffusionConfig', 'VocoderConfig', 'SpecVQGANConfig',
-           'TrainConfig', 'EvalConfig', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'room',
-           'dataset_dir', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device',
-           'autocast_dtype', 'write_atomic', 'write_text', 'digest', 'code_digest', 'save_weights', 'load_weights',
-           'load_network', 'record', 'record_key', 'progress', 'first_process', 'notice', 'notebook_digest',
-           'made_with', 'plot_style', 'Report']
+           'TrainConfig', 'EvalConfig', 'Settings', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir',
+           'reports_dir', 'room', 'dataset_dir', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng',
+           'hash_split', 'pick_device', 'autocast_dtype', 'write_atomic', 'write_text', 'digest', 'code_digest',
+           'save_weights', 'load_weights', 'load_network', 'load_config', 'record', 'record_key', 'progress',
+           'first_process', 'notice', 'notebook_digest', 'made_with', 'plot_style', 'Report']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -24,7 +24,7 @@ from configparser import ConfigParser
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -115,7 +115,7 @@ class DataConfig:
     chunk_seconds: float = 10.0
     frame_rate: float = 1.0
     test_share: float = 0.1
-    split: str = "official"  # the list's own split where it has one; "hash": always ours
+    split: Literal["official", "hash"] = "official"  # the list's own split where it has one; "hash": always ours
 
 # %% ../nbs/00_core.ipynb #6d36242a
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class UNetConfig:
     dropout: float = 0.0
     patch: int = 1  # pixel-unshuffle stem: 1 is the paper's
     condition: int = 512  # width of the CLIP embedding
-    conditioning: str = "concat"  # "concat" (the paper), "film" or "none"
+    conditioning: Literal["concat", "film", "none"] = "concat"  # "concat" is the paper's
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ class DiffusionConfig:
     "The diffusion process (paper §2.1): cosine schedule, 4,000 steps in training, 1,000 in sampling."
 
     timesteps: int = 4_000
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "linear"] = "cosine"
     sample_steps: int = 1_000
-    prediction: str = "noise"  # what the network gives: "noise" (the paper) or "velocity"
+    prediction: Literal["noise", "velocity"] = "noise"  # what the network gives
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ class VocoderConfig:
 
     mels: int = 64
     hop: int = 1_024
-    resblock: str = "1"
+    resblock: Literal["1", "2"] = "1"  # of the two that the authors offer
     upsample_rates: tuple[int, ...] = (8, 8, 4, 4)
     upsample_kernels: tuple[int, ...] = (16, 16, 8, 8)
     channels: int = 512
@@ -183,10 +183,10 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup: int = 0  # steps of linear warm-up
-    decay: str = "constant"  # "constant", "cosine", or "step": multiply by `gamma` at each step
+    decay: Literal["constant", "cosine", "step"] = "constant"  # "step": times `gamma` at each step
     gamma: float = 1.0
     ema: float = 0.9999  # ramped: min(ema, (1 + step) / (10 + step))
-    precision: str = "bf16"  # "bf16" (autocast, where the device computes in it) or "fp32"
+    precision: Literal["bf16", "fp32"] = "bf16"  # bf16: autocast, where the device computes in it
     compile: bool = False  # torch.compile, worth it on a GPU
     alone: int = 0  # first steps before the discriminators join (HiFi-GAN), the transformer (SpecVQGAN)
     log_every: int = 100
@@ -218,7 +218,7 @@ class EvalConfig:
     "How models are judged (paper §4.1): 512 samples against the whole test set."
 
     samples: int = 512
-    sampler: str = "ancestral"  # or "dpm-solver"
+    sampler: Literal["ancestral", "ddim", "dpm-solver", "heun"] = "ancestral"
     sample_steps: int = 1_000
     batch: int = 64
     bootstrap: int = 200  # draws for each interval
@@ -226,27 +226,48 @@ class EvalConfig:
 
 # %% ../nbs/00_core.ipynb #58227e60
 @dataclass(frozen=True)
-class Profile:
-    "All the choices of one size of run: smoke (tests), mini (laptop) or paper (A100)."
+class Settings:
+    "What can be set by name, such as `unet.channels`; a profile gives every value."
 
-    name: str
     datasets: tuple[str, ...] = ("music", "vggsound")
     clip: str = "ViT-B-32:openai"  # "mini" is MiniCLIP; otherwise model:pretrained of open_clip
+    prompt: str = ""  # around a text query, such as "a photo of {query}"; the dataset's when empty
     audio: AudioConfig = AudioConfig()
     world: WorldConfig = WorldConfig()
     everyday: EverydayConfig = EverydayConfig()
     data: DataConfig = DataConfig()
     unet: UNetConfig = UNetConfig()
-    unets: dict[str, UNetConfig] = field(default_factory=dict)  # by dataset, where not `unet`
     diffusion: DiffusionConfig = DiffusionConfig()
     vocoder: VocoderConfig = VocoderConfig()
     specvqgan: SpecVQGANConfig = SpecVQGANConfig()
-    train: dict[str, TrainConfig] = field(default_factory=dict)  # by model
     eval: EvalConfig = EvalConfig()
+
+    def __post_init__(self) -> None:
+        "Refuse a prompt that would drop the query; raises `UserError`."
+        if self.prompt and "{query}" not in self.prompt:
+            raise UserError(
+                f"prompt {self.prompt!r}: put {{query}} where the words go, "
+                "for example 'a photo of {query}'"
+            )
+
+
+@dataclass(frozen=True)
+class Profile(Settings):
+    "All the choices of one size of run: smoke (tests), mini (laptop) or paper (A100)."
+
+    name: str = ""
+    unets: dict[str, UNetConfig] = field(default_factory=dict)  # by dataset, where not `unet`
+    train: dict[str, TrainConfig] = field(default_factory=dict)  # by model
+    trains: dict[str, dict[str, TrainConfig]] = field(default_factory=dict)  # by dataset, model
+    settings: dict[str, Any] = field(default_factory=dict)  # what was set by name
 
     def unet_of(self, dataset: str) -> UNetConfig:
         "The U-Net of a dataset's diffusion models."
         return self.unets.get(dataset, self.unet)
+
+    def train_of(self, dataset: str | None, model: str) -> TrainConfig:
+        "How a model is optimised on a dataset."
+        return self.trains.get(dataset or "", {}).get(model, self.train[model])
 
 # %% ../nbs/00_core.ipynb #24168bb5
 DIFFUSION_MODELS = ("clipsynth", "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided")
@@ -289,6 +310,9 @@ PAPER = Profile(
         "specvqgan": replace(_diffusion_paper, steps=200_000, alone=100_000, ema=0.0, warmup=1_000),
         "audio-net": replace(_classifier, steps=20_000),
         "mel-net": replace(_classifier, steps=20_000),
+    },
+    trains={
+        "vggsound": {name: replace(_diffusion_paper, steps=500_000) for name in DIFFUSION_MODELS}
     },
 )
 
@@ -695,6 +719,19 @@ def load_network(
     network.load_state_dict(state)
     return network.requires_grad_(False).eval().to(device), config
 
+# %% ../nbs/00_core.ipynb #6b034fa4
+def load_config(
+    path: str | Path,
+) -> dict[str, Any]:
+    "The configuration in a file of `save_weights`, without its tensors; raises `UserError`."
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return json.loads((file.metadata() or {})["config"])
+    except (SafetensorError, KeyError, ValueError, OSError):
+        return load_weights(path)[1]  # says what is wrong
+
 # %% ../nbs/00_core.ipynb #860e0990
 def record(
     name: str,  # file name without suffix, e.g. "clipsynth-text"
@@ -874,7 +911,9 @@ class Report:
         inputs: dict[str, str] | None = None,  # digests of stores and weights that went in
     ):
         self.notebook, self.profile, self.folder = notebook, _name(profile), reports_dir(profile)
-        self.parameters, self.inputs = to_json(parameters or {}), dict(inputs or {})
+        settings = {} if isinstance(profile, str) else {"settings": profile.settings}
+        parameters = {**(parameters or {}), **(settings if any(settings.values()) else {})}
+        self.parameters, self.inputs = to_json(parameters), dict(inputs or {})
         self.code = notebook_digest(notebook)
         self.written: list[str] = []
 

@@ -547,7 +547,7 @@ def fine_tuning(
     bench: Bench,
 ) -> dict[str, dict[str, np.ndarray]]:  # notes by "mels vocoder"; "sounds": a few to listen to
     "Notes on sounds before and after fine-tuning, for three kinds of mels; trains only if it must."
-    config = fine_tuning_config(bench.profile.train["hifigan"])
+    config = fine_tuning_config(bench.profile.train_of(bench.dataset, "hifigan"))
 
     def compute() -> dict[str, np.ndarray]:
         trials, synthesizer = bench.trials, bench.synthesizer("clipsynth")

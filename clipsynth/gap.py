@@ -11,7 +11,6 @@ import numpy as np
 
 from .core import UserError, numpy_rng
 from .eval import Bench
-from .query import prompt
 
 # %% ../nbs/05_gap.ipynb #2dfbae22
 def embeddings(
@@ -22,13 +21,11 @@ def embeddings(
     def compute() -> dict[str, np.ndarray]:
         store, trials = bench.store, bench.trials
         names = np.unique(trials.label)
-        encoder = bench.synthesizer("clipsynth").encoder
+        synthesizer = bench.synthesizer("clipsynth")
         train = store.embedding[store.rows("train")].astype(np.float32)
         return {
             "image": store.embedding[trials.row, trials.second].astype(np.float32),
-            "text": np.asarray(
-                encoder.text([prompt(name, bench.dataset) for name in names]), dtype=np.float32
-            ),
+            "text": np.asarray(synthesizer.embed_text(list(names)), dtype=np.float32),
             "image_mean": train.reshape(-1, train.shape[-1]).mean(0),
             "label": np.searchsorted(names, trials.label).astype(np.int16),
         }

@@ -7,7 +7,6 @@ __all__ = ['Walk', 'walked']
 
 # %% ../nbs/04e_samplers.ipynb #4e5a0003
 import time
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -33,8 +32,7 @@ def walked(
     "Notes on the sounds of a walk, its seconds, and each mel's distance to the exact walk's."
 
     def compute() -> dict[str, np.ndarray]:
-        profile = replace(bench.profile, eval=replace(bench.profile.eval, sampler=walk.sampler))
-        synthesizer = Synthesizer(bench.dataset, "clipsynth", profile)
+        synthesizer = Synthesizer(bench.dataset, profile=bench.profile, sampler=walk.sampler)
         counted = Counted(synthesizer.unet)
         began = time.perf_counter()
         mels = synthesizer.mels(

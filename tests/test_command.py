@@ -6,7 +6,7 @@ import pytest
 import soundfile
 from conftest import BIN, ROOT, run
 
-from clipsynth.synth import main
+from clipsynth.command import main
 
 HEAVY = ("librosa", "open_clip", "matplotlib", "pandas", "seaborn", "IPython", "torchvision", "sklearn", "av")
 

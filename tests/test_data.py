@@ -15,7 +15,7 @@ from conftest import BIN, SmokeRun, run, surroundings
 
 from clipsynth.core import SMOKE, numpy_rng
 from clipsynth.data import Store
-from clipsynth.synth import main
+from clipsynth.command import main
 from clipsynth.worlds import Traits, play, render_world, write_video
 
 

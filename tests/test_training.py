@@ -19,8 +19,10 @@ from training import KILLED, MACHINE, SHARED, RandomStore, outcome, share, train
 import clipsynth.train
 import clipsynth.trainer
 from clipsynth.core import SMOKE, TrainConfig, UserError, autocast_dtype, load_weights, seeded
-from clipsynth.synth import Synthesizer, main
-from clipsynth.train import configured, make_task, plan, train
+from clipsynth.command import main
+from clipsynth.synth import Synthesizer
+from clipsynth.settings import configured
+from clipsynth.train import make_task, plan, train
 from clipsynth.trainer import Trainer, load_state, log_text, save_state
 from clipsynth.trainer import run as run_trainer
 
@@ -367,10 +369,11 @@ def test_bfloat16_only_where_it_is_computed(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_settings_that_would_be_ignored_are_refused() -> None:
-    for changes in ({"sample_every": "5"}, {"accumulate": "0"}, {"sample_every": "-1"}, {"tensorboard": "perhaps"}):
+    for name, value in {"sample_every": "5", "accumulate": "0", "tensorboard": "perhaps"}.items():
         with pytest.raises(UserError):
-            configured(TrainConfig(steps=1), changes)
-    assert configured(TrainConfig(steps=1), {"sample_every": "5", "tensorboard": "true"}).sample_every == 5
+            configured(SMOKE, {f"train.{name}": value})
+    watched = configured(SMOKE, {"train.sample_every": "5", "train.tensorboard": "true"})
+    assert {recipe.sample_every for recipe in watched.train.values()} == {5}
 
 
 def test_a_torn_log_is_mended(tmp_path: Path) -> None:
