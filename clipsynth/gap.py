@@ -21,11 +21,10 @@ def embeddings(
     def compute() -> dict[str, np.ndarray]:
         store, trials = bench.store, bench.trials
         names = np.unique(trials.label)
-        synthesizer = bench.synthesizer("clipsynth")
         train = store.embedding[store.rows("train")].astype(np.float32)
         return {
             "image": store.embedding[trials.row, trials.second].astype(np.float32),
-            "text": np.asarray(synthesizer.embed_text(list(names)), dtype=np.float32),
+            "text": np.asarray(bench.shared.embed_text(list(names)), dtype=np.float32),
             "image_mean": train.reshape(-1, train.shape[-1]).mean(0),
             "label": np.searchsorted(names, trials.label).astype(np.int16),
         }

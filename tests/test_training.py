@@ -18,10 +18,10 @@ from training import KILLED, MACHINE, SHARED, RandomStore, outcome, share, train
 
 import clipsynth.train
 import clipsynth.trainer
-from clipsynth.core import SMOKE, TrainConfig, UserError, autocast_dtype, load_weights, seeded
 from clipsynth.command import main
-from clipsynth.synth import Synthesizer
+from clipsynth.core import SMOKE, UserError, autocast_dtype, load_weights, seeded
 from clipsynth.settings import configured
+from clipsynth.synth import Synthesizer
 from clipsynth.train import make_task, plan, train
 from clipsynth.trainer import Trainer, load_state, log_text, save_state
 from clipsynth.trainer import run as run_trainer
