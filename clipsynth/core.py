@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable
 from configparser import ConfigParser
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from importlib import import_module, metadata
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -59,6 +60,14 @@ def repo_root(
     )
 
 # %% ../nbs/00_core.ipynb #5122c9fe
+def _check_range(config: Any, low: float, high: float, *names: str) -> None:
+    for name in names:
+        if not low <= getattr(config, name) <= high:
+            kind = type(config).__name__.removesuffix("Config").lower()
+            limits = f"at least {low:g}" if high == inf else f"{low:g} to {high:g}"
+            raise UserError(f"{kind}: {name} is {getattr(config, name)}: {limits} is needed")
+
+
 @dataclass(frozen=True)
 class AudioConfig:
     "The sound front end (paper §3): 16 kHz, STFT 2,048 / hop 1,024, 64 mel bands, 64 frames."
@@ -117,6 +126,11 @@ class DataConfig:
     test_share: float = 0.1
     split: Literal["official", "hash"] = "official"  # the list's own split where it has one; "hash": always ours
 
+    def __post_init__(self) -> None:
+        "Refuse what no store can be made with; raises `UserError`."
+        _check_range(self, 0, 1, "test_share")
+        _check_range(self, 0.1, inf, "chunk_seconds", "frame_rate")
+
 # %% ../nbs/00_core.ipynb #6d36242a
 @dataclass(frozen=True)
 class UNetConfig:
@@ -131,6 +145,11 @@ class UNetConfig:
     patch: int = 1  # pixel-unshuffle stem: 1 is the paper's
     condition: int = 512  # width of the CLIP embedding
     conditioning: Literal["concat", "film", "none"] = "concat"  # "concat" is the paper's
+
+    def __post_init__(self) -> None:
+        "Refuse a network without width or depth; raises `UserError`."
+        _check_range(self, 1, inf, "channels", "blocks", "heads", "patch", "condition")
+        _check_range(self, 0, 1, "dropout")
 
 
 @dataclass(frozen=True)
@@ -223,6 +242,10 @@ class EvalConfig:
     batch: int = 64
     bootstrap: int = 200  # draws for each interval
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        "Refuse an evaluation of nothing; raises `UserError`."
+        _check_range(self, 1, inf, "samples", "sample_steps", "batch", "bootstrap")
 
 # %% ../nbs/00_core.ipynb #58227e60
 @dataclass(frozen=True)
