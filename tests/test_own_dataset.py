@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 import torch
+from conftest import BIN, run
 
 from clipsynth.command import main
 from clipsynth.core import UserError, WorldConfig, load_config, profile
@@ -103,3 +105,18 @@ def test_a_prompt_must_hold_the_query(
     with pytest.raises(UserError, match="write one line"):
         prompt_of(profile("smoke"), MINE)
     kept.write_bytes(before)
+
+
+def test_a_table_of_what_there_is(command: Callable[..., int], room: Path) -> None:
+    """A model that was not trained reads `not run`, and a class that no training video has is left out."""
+    weights, away = room / "smoke/weights" / MINE / "clipsynth.safetensors", room / "clipsynth.safetensors"
+    weights.rename(away)
+    try:
+        words = ["-p", "profile", "smoke", "-p", "dataset", MINE, "-p", "recompute", "false", "--no-progress-bar"]
+        run(BIN / "papermill", "nbs/04_eval.ipynb", room / "eval.ipynb", *words,
+            CLIPSYNTH_DATA=room, CLIPSYNTH_REPORTS=room / "reports")
+    finally:
+        away.rename(weights)
+    table = pd.read_csv(room / "reports/smoke/tables/table1.csv").set_index(["model", "asked with"])["FAD ours"]
+    assert table["CLIPSynth", "text"] == table["CLIPSynth", "image"] == "not run"
+    assert "not run" not in (table["CLIPSynth-Text", "text"], table["CLIPRetriever", "text"])

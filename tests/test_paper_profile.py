@@ -75,7 +75,7 @@ def test_to_a_table(dataset: str, room: Path) -> None:
     assert len(commands) == 5 and all("--profile paper" in command for command in commands)
     small, reports = f"--config {room}/small.yaml --device cpu", room / "reports"
     walk = "\n".join(f"{command} {small}" for command in commands)
-    run(BIN / "python", "-c", WALK, typed=walk, CLIPSYNTH_DATA=room)
+    run(BIN / "python", "-c", WALK, typed=walk, timeout=3_000, CLIPSYNTH_DATA=room)
     weights = room / "weights" / dataset
     made = {path.stem: load_config(path) for path in weights.glob("*.safetensors")}
     assert set(made) == {"audio-net", "mel-net", "hifigan", "clipsynth", "clipsynth-text"}
@@ -84,7 +84,8 @@ def test_to_a_table(dataset: str, room: Path) -> None:
     assert made["clipsynth"]["made"]["settings"]["clip"].endswith("clip.pt")
     words = papermill.split()
     run(BIN / "papermill", words[1], room / f"{dataset}.ipynb", *words[3:], "-p", "recompute", "false",
-        "-p", "settings", room / "small.yaml", "--no-progress-bar", CLIPSYNTH_DATA=room, CLIPSYNTH_REPORTS=reports)
+        "-p", "settings", room / "small.yaml", "--no-progress-bar", timeout=3_000,
+        CLIPSYNTH_DATA=room, CLIPSYNTH_REPORTS=reports)
     table = pd.read_csv(reports / "paper/tables/table1.csv")
     ours = table.set_index(["model", "asked with"])["FAD ours"]
     assert ours["CLIPSynth-Hybrid", "text"] == ours["SpecVQGAN", "image"] == "not run"
