@@ -41,11 +41,10 @@ def surroundings(**changes: object) -> dict[str, str]:
 
 
 def run(*command: object, cwd: Path = ROOT, check: bool = True, timeout: float = 600, stdin: int = subprocess.DEVNULL,
-        typed: str | None = None, **changes: object) -> subprocess.CompletedProcess[str]:
-    """Run a command with nothing to read, or what is typed; where it must succeed and does not, show what it said."""
-    given = {"stdin": stdin} if typed is None else {"input": typed}
-    done = subprocess.run([str(c) for c in command], cwd=cwd, env=surroundings(**changes), timeout=timeout,
-                          capture_output=True, text=True, **given)
+        **changes: object) -> subprocess.CompletedProcess[str]:
+    """Run a command with nothing to read; where it must succeed, show what it said when it does not."""
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=surroundings(**changes), stdin=stdin, timeout=timeout,
+                          capture_output=True, text=True)
     if check and done.returncode:
         said = f"{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
         pytest.fail(f"{' '.join(map(str, command))}: exit {done.returncode}\n{said}", pytrace=False)
