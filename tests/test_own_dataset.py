@@ -3,6 +3,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from conftest import BIN, run
 from clipsynth.command import main
 from clipsynth.core import UserError, WorldConfig, load_config, profile
 from clipsynth.data import Store
+from clipsynth.eval import draw_trials, judged_rows, reference_windows
 from clipsynth.hub import from_pretrained, save_pretrained
 from clipsynth.query import prompt_of
 from clipsynth.settings import configured
@@ -120,3 +122,13 @@ def test_a_table_of_what_there_is(command: Callable[..., int], room: Path) -> No
     table = pd.read_csv(room / "reports/smoke/tables/table1.csv").set_index(["model", "asked with"])["FAD ours"]
     assert table["CLIPSynth", "text"] == table["CLIPSynth", "image"] == "not run"
     assert "not run" not in (table["CLIPSynth-Text", "text"], table["CLIPRetriever", "text"])
+
+
+def test_a_class_without_training_videos_is_left_out() -> None:
+    """As rot makes them: nobody can judge its sounds, and the rest is evaluated as if it were not there."""
+    kept = pd.DataFrame({"label": ["a", "b", "c", "a", "b"], "split": ["train", "train", "test", "test", "test"]})
+    rows = {split: np.flatnonzero(kept.split == split) for split in ("train", "test")}
+    arrays = {"mel": np.zeros((5, 64, 156)), "embedding": np.zeros((5, 10, 8))}
+    store = SimpleNamespace(kept=kept, rows=rows.get, folder="here", **arrays)
+    assert judged_rows(store, "test").tolist() == [3, 4] and judged_rows(store, "train").tolist() == [0, 1]
+    assert set(draw_trials(store, 50).label) == {"a", "b"} and set(reference_windows(store)[0]) == {3, 4}
