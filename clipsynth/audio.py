@@ -8,7 +8,6 @@ __all__ = ['AUDIO', 'FLOOR', 'FULL_SCALE', 'LOUDEST', 'LOW', 'HIGH', 'check_soun
            'save_audio', 'sound_format', 'check_output']
 
 # %% ../nbs/00a_audio.ipynb #3a5994a6
-import tempfile
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .core import AudioConfig, UserError, write_atomic
+from .core import AudioConfig, UserError, check_writable, write_atomic
 
 # %% ../nbs/00a_audio.ipynb #57b9eae3
 AUDIO = AudioConfig()  # the paper's front end
@@ -289,16 +288,5 @@ def check_output(
     path: str | Path,  # of a sound that will be written later; nothing there is touched
 ) -> None:
     "Raise `UserError` where `save_audio` could not write; makes the folder if there is none."
-    target = Path(path)
-    sound_format(target)
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if target.exists() and not target.is_file():
-            raise UserError(f"cannot write {path}: it is not a file")
-        with tempfile.TemporaryFile(dir=target.parent):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}): check the name, the folder "
-            f"{target.parent.absolute()}, its rights and the disk"
-        ) from None
+    sound_format(path)
+    check_writable(path)

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'LAUNCHER', 'COMMAND', 'UserError', 'set_surroundings',
            'repo_root', 'AudioConfig', 'WorldConfig', 'EverydayConfig', 'DataConfig', 'UNetConfig', 'DiffusionConfig',
-           'VocoderConfig', 'SpecVQGANConfig', 'TrainConfig', 'EvalConfig', 'Profile', 'profile', 'to_json',
+           'VocoderConfig', 'SpecVQGANConfig', 'TrainConfig', 'EvalConfig', 'Settings', 'Profile', 'profile', 'to_json',
            'from_json', 'data_dir', 'reports_dir', 'room', 'dataset_dir', 'runs_dir', 'weights_file', 'seeded',
            'numpy_rng', 'torch_rng', 'hash_split', 'pick_device', 'threads', 'possible_workers', 'autocast_dtype',
            'write_atomic', 'check_writable', 'write_text', 'lock', 'digest', 'code_digest', 'out_of_memory',
-           'cannot_read', 'save_weights', 'load_weights', 'load_network', 'progress', 'launched', 'check_launcher',
-           'first_process', 'notice', 'entry', 'command_line', 'notebook_digest', 'made_with', 'plot_style', 'Estimate',
-           'as_markdown', 'read_table', 'Report', 'provenance', 'reported_values']
+           'cannot_read', 'save_weights', 'load_weights', 'load_network', 'load_config', 'progress', 'launched',
+           'check_launcher', 'first_process', 'notice', 'entry', 'command_line', 'notebook_digest', 'made_with',
+           'plot_style', 'Estimate', 'as_markdown', 'read_table', 'Report', 'provenance', 'reported_values']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -36,8 +36,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from importlib import import_module, metadata
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
@@ -114,6 +115,14 @@ def repo_root(
     )
 
 # %% ../nbs/00_core.ipynb #5122c9fe
+def _check_range(config: Any, low: float, high: float, *names: str) -> None:
+    for name in names:
+        if not low <= getattr(config, name) <= high:
+            kind = type(config).__name__.removesuffix("Config").lower()
+            limits = f"at least {low:g}" if high == inf else f"{low:g} to {high:g}"
+            raise UserError(f"{kind}: {name} is {getattr(config, name)}: {limits} is needed")
+
+
 @dataclass(frozen=True)
 class AudioConfig:
     "The sound front end (paper §3): 16 kHz, STFT 2,048 / hop 1,024, 64 mel bands, 64 frames."
@@ -170,7 +179,12 @@ class DataConfig:
     chunk_seconds: float = 10.0
     frame_rate: float = 1.0
     test_share: float = 0.1
-    split: str = "official"  # the list's own split where it has one; "hash": always ours
+    split: Literal["official", "hash"] = "official"  # the list's own split where it has one; "hash": always ours
+
+    def __post_init__(self) -> None:
+        "Refuse what no store can be made with; raises `UserError`."
+        _check_range(self, 0, 1, "test_share")
+        _check_range(self, 0.1, inf, "chunk_seconds", "frame_rate")
 
 # %% ../nbs/00_core.ipynb #6d36242a
 @dataclass(frozen=True)
@@ -185,7 +199,12 @@ class UNetConfig:
     dropout: float = 0.0
     patch: int = 1  # pixel-unshuffle stem: 1 is the paper's
     condition: int = 512  # width of the CLIP embedding
-    conditioning: str = "concat"  # "concat" (the paper), "film" or "none"
+    conditioning: Literal["concat", "film", "none"] = "concat"  # "concat" is the paper's
+
+    def __post_init__(self) -> None:
+        "Refuse a network without width or depth; raises `UserError`."
+        _check_range(self, 1, inf, "channels", "blocks", "heads", "patch", "condition")
+        _check_range(self, 0, 1, "dropout")
 
 
 @dataclass(frozen=True)
@@ -193,9 +212,9 @@ class DiffusionConfig:
     "The diffusion process (paper §2.1): cosine schedule, 4,000 steps in training, 1,000 in sampling."
 
     timesteps: int = 4_000
-    schedule: str = "cosine"
+    schedule: Literal["cosine", "linear"] = "cosine"
     sample_steps: int = 1_000
-    prediction: str = "noise"  # what the network gives: "noise" (the paper) or "velocity"
+    prediction: Literal["noise", "velocity"] = "noise"  # what the network gives
 
 
 @dataclass(frozen=True)
@@ -204,7 +223,7 @@ class VocoderConfig:
 
     mels: int = 64
     hop: int = 1_024
-    resblock: str = "1"
+    resblock: Literal["1", "2"] = "1"  # of the two that the authors offer
     upsample_rates: tuple[int, ...] = (8, 8, 4, 4)
     upsample_kernels: tuple[int, ...] = (16, 16, 8, 8)
     channels: int = 512
@@ -248,10 +267,10 @@ class TrainConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     warmup: int = 0  # steps of linear warm-up
-    decay: str = "constant"  # "constant", "cosine", or "step": multiply by `gamma` at each step
+    decay: Literal["constant", "cosine", "step"] = "constant"  # "step": times `gamma` at each step
     gamma: float = 1.0
     ema: float = 0.9999  # ramped: min(ema, (1 + step) / (10 + step))
-    precision: str = "bf16"  # "bf16" (autocast, where the device computes in it) or "fp32"
+    precision: Literal["bf16", "fp32"] = "bf16"  # bf16: autocast, where the device computes in it
     compile: bool = False  # torch.compile, worth it on a GPU
     alone: int = 0  # first steps before the discriminators join (HiFi-GAN), the transformer (SpecVQGAN)
     log_every: int = 100
@@ -291,35 +310,60 @@ class EvalConfig:
     "How models are judged (paper §4.1): 512 samples against the whole test set."
 
     samples: int = 512
-    sampler: str = "ancestral"  # or "dpm-solver"
+    sampler: Literal["ancestral", "ddim", "dpm-solver", "heun"] = "ancestral"
     sample_steps: int = 1_000
     batch: int = 64
     bootstrap: int = 200  # draws for each interval
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        "Refuse an evaluation of nothing; raises `UserError`."
+        _check_range(self, 1, inf, "samples", "sample_steps", "batch", "bootstrap")
+
 # %% ../nbs/00_core.ipynb #58227e60
 @dataclass(frozen=True)
-class Profile:
-    "All the choices of one size of run: smoke (tests), mini (laptop) or paper (A100)."
+class Settings:
+    "What can be set by name, such as `unet.channels`; a profile gives every value."
 
-    name: str
     datasets: tuple[str, ...] = ("music", "vggsound")
     clip: str = "ViT-B-32:openai"  # "mini" is MiniCLIP; otherwise model:pretrained of open_clip
+    prompt: str = ""  # around a text query, such as "a photo of {query}"; the dataset's when empty
     audio: AudioConfig = AudioConfig()
     world: WorldConfig = WorldConfig()
     everyday: EverydayConfig = EverydayConfig()
     data: DataConfig = DataConfig()
     unet: UNetConfig = UNetConfig()
-    unets: dict[str, UNetConfig] = field(default_factory=dict)  # by dataset, where not `unet`
     diffusion: DiffusionConfig = DiffusionConfig()
     vocoder: VocoderConfig = VocoderConfig()
     specvqgan: SpecVQGANConfig = SpecVQGANConfig()
-    train: dict[str, TrainConfig] = field(default_factory=dict)  # by model
     eval: EvalConfig = EvalConfig()
+
+    def __post_init__(self) -> None:
+        "Refuse a prompt that would drop the query; raises `UserError`."
+        if self.prompt and "{query}" not in self.prompt:
+            raise UserError(
+                f"prompt {self.prompt!r}: put {{query}} where the words go, "
+                "for example 'a photo of {query}'"
+            )
+
+
+@dataclass(frozen=True)
+class Profile(Settings):
+    "All the choices of one size of run: smoke (tests), mini (laptop) or paper (A100)."
+
+    name: str = ""
+    unets: dict[str, UNetConfig] = field(default_factory=dict)  # by dataset, where not `unet`
+    train: dict[str, TrainConfig] = field(default_factory=dict)  # by model
+    trains: dict[str, dict[str, TrainConfig]] = field(default_factory=dict)  # by dataset, model
+    settings: dict[str, Any] = field(default_factory=dict)  # what was set by name
 
     def unet_of(self, dataset: str) -> UNetConfig:
         "The U-Net of a dataset's diffusion models."
         return self.unets.get(dataset, self.unet)
+
+    def train_of(self, dataset: str | None, model: str) -> TrainConfig:
+        "How a model is optimised on a dataset."
+        return self.trains.get(dataset or "", {}).get(model, self.train[model])
 
 # %% ../nbs/00_core.ipynb #24168bb5
 DIFFUSION_MODELS = ("clipsynth", "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided")
@@ -362,6 +406,9 @@ PAPER = Profile(
         "specvqgan": replace(_diffusion_paper, steps=200_000, alone=100_000, ema=0.0, warmup=1_000),
         "audio-net": replace(_classifier, steps=20_000),
         "mel-net": replace(_classifier, steps=20_000),
+    },
+    trains={
+        "vggsound": {name: replace(_diffusion_paper, steps=500_000) for name in DIFFUSION_MODELS}
     },
 )
 
@@ -688,7 +735,9 @@ def autocast_dtype(
 
 # %% ../nbs/00_core.ipynb #4b1432a8
 def _cannot_write(path: str | Path, error: OSError) -> UserError:
-    advice = "check the folder, its rights and the disk"
+    folder = Path(path).parent
+    where = "" if folder.is_absolute() else f" {folder.absolute()}"
+    advice = f"check the folder{where}, its rights and the disk"
     if error.errno == errno.ENAMETOOLONG:
         advice = "give it a shorter name"
     return UserError(f"cannot write {path} ({error.strerror or error}): {advice}")
@@ -989,6 +1038,19 @@ def load_network(
         ) from None
     return network.requires_grad_(False).eval().to(device), config
 
+# %% ../nbs/00_core.ipynb #6b034fa4
+def load_config(
+    path: str | Path,
+) -> dict[str, Any]:
+    "The configuration in a file of `save_weights`, without its tensors; raises `UserError`."
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            return json.loads((file.metadata() or {})["config"])
+    except (SafetensorError, KeyError, ValueError, OSError):
+        return load_weights(path)[1]  # says what is wrong
+
 # %% ../nbs/00_core.ipynb #28928cef
 def progress(
     items: Iterable[Any] | None,
@@ -1051,7 +1113,7 @@ def notice(
         print(f"clipsynth: {text}", file=sys.stderr)
 
 # %% ../nbs/00_core.ipynb #b5406a27
-COMMAND = "clipsynth.synth"  # the module whose `main` is the command
+COMMAND = "clipsynth.command"  # the module whose `main` is the command
 
 
 def _interrupted(*_: Any) -> NoReturn:
@@ -1358,7 +1420,9 @@ class Report:
         inputs: dict[str, str] | None = None,  # digests of stores and weights that went in
     ):
         self.notebook, self.profile, self.folder = notebook, _name(profile), reports_dir(profile)
-        self.parameters, self.inputs = to_json(parameters or {}), dict(inputs or {})
+        own = {} if isinstance(profile, str) else {"settings": profile.settings}
+        parameters = {**(parameters or {}), **(own if any(own.values()) else {})}
+        self.parameters, self.inputs = to_json(parameters), dict(inputs or {})
         self.files: dict[str, dict[str, str]] = {}
         self.values: dict[str, Any] = {}
 

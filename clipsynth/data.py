@@ -41,6 +41,7 @@ from clipsynth.core import (
     possible_workers,
     profile as named_profile,
     progress,
+    to_json,
     write_atomic,
     write_text,
 )
@@ -857,7 +858,22 @@ def prepare_dataset(
         places = listed, folder / "videos", folder / "features"
         store = decode(*places, size, chosen.data, chosen.audio, **how)
         store = Store(store.folder, profile=chosen)
-        return embed(store, encoder) if encoder else store
+        store = embed(store, encoder) if encoder else store
+        _keep_settings(store, chosen, dataset)
+        return store
+
+
+def _keep_settings(store: Store, profile: Profile, dataset: str) -> None:
+    "Write what was set by name into `store.json`, and a prompt beside the videos."
+    from clipsynth.query import keep_prompt
+
+    keep_prompt(profile, dataset)
+    shaping = ("clip", "prompt", "audio", "world", "everyday", "data")
+    mine = {name: v for name, v in profile.settings.items() if name.split(".")[0] in shaping}
+    if mine and store.about.get("settings") != to_json(mine):
+        store.about["settings"] = to_json(mine)
+        about = json.dumps(store.about, indent=1, sort_keys=True)
+        write_text(store.folder / "store.json", about + "\n")
 
 
 def prepare_part(

@@ -252,7 +252,7 @@ def copied(
     if way == "griffin-lim":
         return griffin_lim(log_mel(recording), numbers=some)
     if way == "hifigan":
-        trials, vocoder = bench.trials, bench.synthesizer("clipsynth").vocoder
+        trials, vocoder = bench.trials, bench.shared.vocoder
         where = trials.row[some], trials.start[some]
         return torch.as_tensor(hifigan_reconstruction(bench.store, vocoder, *where))
     raise UserError(f"no way {way!r} to copy a sound: choose one of {', '.join(WAYS)}")
@@ -565,7 +565,7 @@ def fine_tuning(
     bench: Bench,
 ) -> dict[str, dict[str, np.ndarray]]:  # notes by "mels vocoder"; "sounds": a few to listen to
     "Notes on sounds before and after fine-tuning, for three kinds of mels; trains only if it must."
-    config = fine_tuning_config(bench.profile.train["hifigan"])
+    config = fine_tuning_config(bench.profile.train_of(bench.dataset, "hifigan"))
 
     def compute() -> dict[str, np.ndarray]:
         trials, synthesizer = bench.trials, bench.synthesizer("clipsynth")

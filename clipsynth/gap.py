@@ -12,7 +12,6 @@ import torch
 
 from .core import UserError, numpy_rng
 from .eval import Bench, class_names, generated, picture_centroid, trial_record
-from .query import prompt
 
 # %% ../nbs/05_gap.ipynb #2dfbae22
 def embeddings(
@@ -27,8 +26,7 @@ def embeddings(
         return {"embedding": found.astype(np.float32)}
 
     def prompts(some: np.ndarray) -> dict[str, np.ndarray]:
-        encoder = bench.synthesizer("clipsynth").encoder
-        found = encoder.text([prompt(names[i], bench.dataset) for i in some])
+        found = bench.shared.embed_text([names[i] for i in some])
         return {"embedding": np.asarray(found, dtype=np.float32)}
 
     image = bench.rows("embeddings-image", pictures, lambda: bench.trials.row)

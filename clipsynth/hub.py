@@ -188,7 +188,7 @@ def _checked_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         names = [config[name] for name in ("model", "dataset", "profile")]
         given = set(config["sha256"])
-        fit = all(isinstance(n, str) and re.fullmatch(r"[\w-]+", n) for n in names)
+        fit = all(isinstance(n, str) and re.fullmatch(r"\w[\w. -]*", n) for n in names)
     except (OSError, ValueError, KeyError, TypeError):
         fit, given = False, set()
     if not fit or not {WEIGHTS["denoiser"], WEIGHTS["hifigan"]} <= given <= set(WEIGHTS.values()):

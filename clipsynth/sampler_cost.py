@@ -7,7 +7,6 @@ __all__ = ['SamplerSetting', 'measure_setting', 'sampler_settings', 'sampler_rec
 
 # %% ../nbs/04e_sampler_cost.ipynb #4e5a0003
 import time
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -34,8 +33,7 @@ def measure_setting(
     "What the sounds of a sampler measure, its seconds, each mel's distance to the exact one."
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
-        profile = replace(bench.profile, eval=replace(bench.profile.eval, sampler=setting.sampler))
-        synthesizer = Synthesizer(bench.dataset, "clipsynth", profile)
+        synthesizer = Synthesizer(bench.dataset, profile=bench.profile, sampler=setting.sampler)
         counted = Counted(synthesizer.unet)
         began = time.perf_counter()
         mels = synthesizer.mels(

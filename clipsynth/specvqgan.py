@@ -311,7 +311,7 @@ class SpecVQGANTask(MelTask):
         device: torch.device | str = "cpu",
     ):
         super().__init__(profile, dataset, device=device)
-        plan = profile.train["specvqgan"]
+        plan = profile.train_of(dataset, "specvqgan")
         if not 0 < plan.alone < plan.steps:
             raise UserError(
                 f"SpecVQGAN: {plan.steps} steps, {plan.alone} of them for the codec alone: both stages "

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['TASKS', 'GROUPS', 'free_memory', 'resident', 'MelTask', 'DiffusionTask', 'frame_in_window', 'label_embeddings',
-           'VocoderTask', 'make_task', 'make_trainer', 'train', 'configured', 'published_file', 'publish',
-           'certificate', 'certify', 'ensure', 'plan', 'plan_text']
+           'VocoderTask', 'make_task', 'make_trainer', 'train', 'published_file', 'publish', 'certificate', 'certify',
+           'ensure', 'plan', 'plan_text']
 
 # %% ../nbs/03_train.ipynb #de37b932
 import hashlib
 import json
 import math
-from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,6 @@ from torch import nn
 
 from clipsynth.core import (
     Profile,
-    TrainConfig,
     UserError,
     autocast_dtype,
     dataset_dir,
@@ -39,8 +37,9 @@ from clipsynth.core import (
 from .audio import AUDIO, from_int16, log_mel, normalize
 from .data import Store
 from .diffusion import Diffusion
-from .query import QueryEncoder, as_condition, clip_dataset, clip_of, prompt
+from .query import QueryEncoder, as_condition, clip_dataset, clip_of, prompt, prompt_of
 from .samplers import dpm_solver
+from .settings import configured, said
 from .trainer import Losses, Trainer, alone_in, load_state, log_text, measure, moved, run, stop_requested
 from .unet import UNet
 from clipsynth.vocoder import (
@@ -190,6 +189,7 @@ class DiffusionTask(MelTask):
         super().__init__(profile, dataset, text_share, dropped, device)
         self.unet_config, self.diffusion_config = profile.unet_of(dataset), profile.diffusion
         self.diffusion = Diffusion(profile.diffusion)
+        self.prompt = prompt_of(profile, dataset)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.unet = UNet(self.unet_config)
@@ -199,8 +199,9 @@ class DiffusionTask(MelTask):
         return {"unet": self.unet}
 
     def config(self) -> dict[str, Any]:
-        "Configuration of network and process, and what it learned from."
-        return {"unet": self.unet_config, "diffusion": self.diffusion_config, **super().config()}
+        "Configuration of network and process, what it learned from, and how it is asked in words."
+        mine = {"unet": self.unet_config, "diffusion": self.diffusion_config, "prompt": self.prompt}
+        return {**mine, **super().config()}
 
     def noise(
         self, batch: dict[str, torch.Tensor], generator: torch.Generator
@@ -262,10 +263,11 @@ def label_embeddings(
     device: torch.device | str = "cpu",
 ) -> torch.Tensor:  # (clip, width), one for each row of the store's arrays, unit norm
     "The embedding of each clip's label in the dataset's prompt (paper §4.1)."
+    template = prompt_of(profile, dataset)
     labels = store.kept["label"].tolist()
     names = sorted(set(labels))
     encoder = QueryEncoder(clip_of(profile, dataset), device=str(device), profile=profile.name)
-    table = torch.as_tensor(encoder.text([prompt(name, dataset) for name in names]))
+    table = torch.as_tensor(encoder.text([prompt(name, dataset, template) for name in names]))
     return table[[names.index(label) for label in labels]].to(device)
 
 # %% ../nbs/03_train.ipynb #093313fb
@@ -277,7 +279,7 @@ class VocoderTask:
     ):
         store = _store(profile, dataset)
         self.audio, self.rows = store.audio, store.rows("train")
-        self.step, self.alone = 0, profile.train["hifigan"].alone
+        self.step, self.alone = 0, profile.train_of(dataset, "hifigan").alone
         self.vocoder_config, self.store_digest, self.device = profile.vocoder, store.digest, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -390,8 +392,8 @@ def make_trainer(
             f"no model {model!r} in profile {profile.name}: choose one of {', '.join(profile.train)}"
         )
     dataset = clip_dataset(dataset) if model == "miniclip" else dataset
-    config, where = configured(profile.train[model], changes or {}), pick_device(device)
-    profile = replace(profile, train={**profile.train, model: config})
+    profile = _changed(profile, changes)
+    config, where = profile.train_of(dataset, model), pick_device(device)
     folder = runs_dir(profile, dataset, seeded(model, config.seed))
     task = make_task(model, dataset, profile, config.seed, where)
     identity = {"model": model, "dataset": dataset, "profile": profile.name, "task": task.config()}
@@ -413,45 +415,15 @@ def train(
         with stop_requested() as stop:
             run(trainer, until, stop)
         done = trainer.step >= trainer.config.steps
-        path = publish(trainer, profile, changes or {}) if done and trainer.first else None
+        path = publish(trainer, _changed(profile, changes)) if done and trainer.first else None
     if trainer.processes > 1:
         trainer.accelerator.wait_for_everyone()
         trainer.accelerator.end_training()
     return (path or published_file(trainer, profile)) if done else None
 
-# %% ../nbs/03_train.ipynb #f34f1b66
-def _as(value: Any, like: Any) -> Any:
-    "A value in the type of another; words are read as a command line gives them."
-    if not isinstance(value, str) or isinstance(like, str):
-        return type(like)(value)
-    if isinstance(like, bool):
-        return (
-            {"true": True, "false": False}[value.lower()]
-            if value.lower() in ("true", "false")
-            else int(value)
-        )
-    return (
-        tuple(float(v) for v in value.split(",")) if isinstance(like, tuple) else type(like)(value)
-    )
 
-
-def configured(
-    config: TrainConfig,
-    changes: dict[str, Any],  # by field name; strings are converted to the field's type
-) -> TrainConfig:
-    "A configuration with some fields changed; raises `UserError` for unknown names and unfit values."
-    fit = {}
-    for name, value in changes.items():
-        if name not in config.__dataclass_fields__:
-            raise UserError(
-                f"training has no setting {name!r}: choose among {', '.join(config.__dataclass_fields__)}"
-            )
-        try:
-            fit[name] = _as(value, getattr(config, name))
-        except (TypeError, ValueError):
-            kind = type(getattr(config, name)).__name__
-            raise UserError(f"setting {name}={value!r} is no {kind}") from None
-    return replace(config, **fit)
+def _changed(profile: Profile, changes: dict[str, Any] | None) -> Profile:
+    return configured(profile, {f"train.{name}": it for name, it in (changes or {}).items()})
 
 # %% ../nbs/03_train.ipynb #77fcec75
 def published_file(
@@ -466,16 +438,16 @@ def published_file(
 
 def publish(
     trainer: Trainer,
-    profile: Profile,
-    changes: dict[str, Any],  # that the command named
+    profile: Profile,  # with what was set by name
 ) -> Path:
     "Write the trained module as one safetensors file with its configuration, and its log beside it."
     model, dataset = trainer.about["model"], trainer.about["dataset"]
-    settings = [f"{name}={value}" for name, value in changes.items()]
-    command = ["clipsynth train", model, dataset or "", "--profile", profile.name, *settings]
+    command = ["clipsynth train", model, dataset or "", "--profile", profile.name]
+    command += said(profile.settings)
     made = {
         "command": " ".join(word for word in command if word),
         "train": to_json(trainer.config),
+        "settings": to_json(profile.settings),
         "steps": trainer.step,
         "seconds": round(trainer.seconds),
         "outside": round(trainer.outside / max(trainer.seconds, 1e-9), 4),

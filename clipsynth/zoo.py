@@ -103,14 +103,14 @@ def specvqgan_answers(
     model = "specvqgan"
 
     def load() -> Any:
-        device = bench.synthesizer("clipsynth").device
+        device = bench.shared.device
         return load_specvqgan(published(bench.profile, bench.dataset, model), device)
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
-        device = bench.synthesizer("clipsynth").device
+        device = bench.shared.device
         condition = as_condition(queries(bench, modality, some).float()).to(device)
         mels = bench.get(model, load).sample(condition, list(bench.trials.seed[some]))[:, 0].cpu()
-        return bench.judges.note(bench.synthesizer("clipsynth").waveforms(mels), mels)
+        return bench.judges.note(bench.shared.waveforms(mels), mels)
 
     return bench.rows(f"{model}-{modality}", make, lambda: bench.trials.row, model, ["band"])
 

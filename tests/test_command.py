@@ -1,12 +1,18 @@
-"""The command `clipsynth synth`: a sound for a word, the same for the same seed, and one clear line for a mistake."""
+"""The command: a sound for a word, every setting by its name in every form, and one clear line for a mistake."""
+import json
+import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import BIN, ROOT, run
+from conftest import BIN, ROOT, RUN_NOTEBOOKS, run
+from papermill import inspect_notebook
 
-from clipsynth.synth import main
+from clipsynth.command import main, understood
+from clipsynth.core import Profile, UserError
+from clipsynth.settings import names, run_parameters
 
 HEAVY = ("librosa", "open_clip", "matplotlib", "pandas", "seaborn", "IPython", "torchvision", "sklearn", "av")
 
@@ -83,3 +89,93 @@ def test_import_is_light() -> None:
     asked = f"import sys, {', '.join(f'clipsynth.{name}' for name in modules)}; print(*sys.modules)"
     loaded = set(run(BIN / "python", "-c", asked).stdout.split())
     assert not loaded & set(HEAVY)
+
+
+def test_help_comes_without_torch_and_names_every_setting() -> None:
+    asked = "import sys; from clipsynth.command import main\ntry: main(['prep', '-h'])\nfinally: print(*sys.modules)"
+    done = run(BIN / "python", "-c", asked)
+    said, modules = done.stdout.strip().rsplit("\n", 1)
+    assert "torch" not in modules.split()
+    missing = [name for name in names() if f"--{name.replace('_', '-')} " not in said]
+    assert missing == []
+
+
+FORMS: dict[str, dict[str, object]] = {  # by name, and what has to come of it
+    "train.steps": {"3": 3, "0": None, "-1": None, "three": None, "": None},
+    "train.learning_rate": {"1e-4": 1e-4, "nan": None, "inf": None},
+    "train.betas": {"0.8,0.99": (0.8, 0.99), "[0.8, 0.99]": (0.8, 0.99), "0.8": None},
+    "train.compile": {"true": True, "no": False, "0": False, "perhaps": None},
+    "unet.conditioning": {"film": "film", "add": None},
+    "world.instruments": {"drum,violin": ("drum", "violin"), "None": None.__class__},
+    "everyday.labels": {"dog barking,child speech, kid speaking": ("dog barking", "child speech, kid speaking")},
+    "vocoder.resblock_dilations": {"[[1, 2], [3]]": ((1, 2), (3,)), "[[1, 2": None},
+    "prompt": {"the sound of {query}": "the sound of {query}", "a=b {query}": "a=b {query}", "a sound": None},
+    "clip": {"ViT-B-32-quickgelu:/a b/weights.pt": "ViT-B-32-quickgelu:/a b/weights.pt"},
+}
+
+
+def value_of(profile: Profile, name: str) -> object:
+    group, _, last = name.rpartition(".")
+    if group == "train":
+        return getattr(profile.train_of("mini-music", "clipsynth"), last)
+    return getattr(getattr(profile, group) if group else profile, last)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_says_the_same(name: str, tmp_path: Path) -> None:
+    """An option, a word, a YAML file and papermill's text set the same value, or refuse it alike."""
+    file = tmp_path / "my.yaml"
+    for text, value in FORMS[name].items():
+        file.write_text(f"{name}: {json.dumps(text)}\n", encoding="utf-8")
+        forms: list[Callable[[], Profile]] = [
+            lambda text=text: understood("prep", [f"--{name.replace('_', '-')}={text}"])[1],
+            lambda text=text: understood("prep", [f"--{name}", text])[1],
+            lambda text=text: understood("train", ["clipsynth", f"{name}={text}"])[1],
+            lambda: understood("prep", ["--config", str(file)])[1],
+            lambda text=text: run_parameters("mini", shlex.quote(f"{name}={text}"))[0],
+            lambda: run_parameters("mini", shlex.quote(str(file)))[0],
+        ]
+        for form in forms:
+            if value is None:
+                with pytest.raises(UserError) as wrong:
+                    form()
+                assert "\n" not in str(wrong.value)
+            else:
+                assert value_of(form(), name) == (None if value is type(None) else value)
+
+
+UNKNOWN = {"unet.chanels": "unet.channels", "learning-rate": "train.learning_rate", "clpi": "clip",
+           "data.testshare": "data.test_share", "train.hifigam.steps": "train.steps",
+           "unets.mini-vggsound.width": "", "name": "", "settings": ""}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_unknown_name_gets_the_nearest(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["prep", f"--{name}", "3"], ["prep", f"{name}=3"]):
+        assert main(words) == 2
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.count("\n") == 1 and UNKNOWN[name] in said.err and name in said.err
+
+
+def test_the_one_that_says_more_wins(tmp_path: Path) -> None:
+    (tmp_path / "my.yaml").write_text("train: {steps: 5, hifigan: {steps: 6}}\nunets.mini-vggsound.channels: 16\n")
+    words = ["hifigan", "--config", str(tmp_path / "my.yaml")]
+    profile = understood("train", [*words, "--train.mel-net.steps=9", "batch=2"])[1]
+    steps = {model: profile.train_of("mini-music", model).steps for model in ("clipsynth", "hifigan", "mel-net")}
+    assert steps == {"clipsynth": 5, "hifigan": 6, "mel-net": 9}
+    assert [profile.unet_of(name).channels for name in ("mini-music", "mini-vggsound")] == [64, 16]
+    assert {recipe.batch for recipe in profile.train.values()} == {2}
+    assert understood("train", [*words, "steps=7"])[1].train["hifigan"].steps == 7
+
+
+@pytest.mark.parametrize("notebook", RUN_NOTEBOOKS)
+def test_run_notebooks_read_their_parameters_in_one_place(notebook: str) -> None:
+    """Papermill sees every parameter, `settings` among them, and text such as `false` is read before it is used."""
+    known = inspect_notebook(str(ROOT / f"nbs/{notebook}.ipynb"))
+    cells = json.loads((ROOT / f"nbs/{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert list(known)[0] == "profile" and known["settings"]["default"] == '""'
+    reads = [text for text in code if "run_parameters(profile, settings" in text]
+    flags = [name for name, about in known.items() if about["inferred_type_name"] == "bool"]
+    assert len(reads) == 1
+    assert all(f"{name}=(bool, {name})" in reads[0] for name in flags if (notebook, name) != ("03_train", "recompute"))

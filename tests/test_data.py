@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from conftest import BIN, LIMIT, SmokeRun, run, start, wait_until
 
+from clipsynth.command import main
 from clipsynth.core import SMOKE, numpy_rng
 from clipsynth.data import Store
-from clipsynth.synth import main
 from clipsynth.worlds import Traits, play, render_world, write_video
 
 

@@ -17,9 +17,11 @@ from training import KILLED, MACHINE, SHARED, RandomStore, outcome, share, train
 
 import clipsynth.train
 import clipsynth.trainer
-from clipsynth.core import SMOKE, TrainConfig, UserError, autocast_dtype, load_weights, seeded
-from clipsynth.synth import Synthesizer, main
-from clipsynth.train import configured, make_task, plan, train
+from clipsynth.command import main
+from clipsynth.core import SMOKE, UserError, autocast_dtype, load_weights, seeded
+from clipsynth.settings import configured
+from clipsynth.synth import Synthesizer
+from clipsynth.train import make_task, plan, train
 from clipsynth.trainer import Trainer, load_state, log_text, save_state
 from clipsynth.trainer import run as run_trainer
 
@@ -434,8 +436,9 @@ def test_settings_that_would_be_ignored_are_refused() -> None:
                     {"warmup": "-1"}, {"weight_decay": "nan"}, {"betas": "0.9"}, {"betas": "0.9,1.5"}, {"gamma": "0"},
                     {"save_seconds": "nan"}, {"alone": "-3"}):
         with pytest.raises(UserError):
-            configured(TrainConfig(steps=1), changes)
-    assert configured(TrainConfig(steps=1), {"sample_every": "5", "tensorboard": "true"}).sample_every == 5
+            configured(SMOKE, {f"train.{name}": value for name, value in changes.items()})
+    watched = configured(SMOKE, {"train.sample_every": "5", "train.tensorboard": "true"})
+    assert {recipe.sample_every for recipe in watched.train.values()} == {5}
 
 
 def test_a_torn_log_is_mended(tmp_path: Path) -> None:
