@@ -49,6 +49,16 @@ def _rows(
         raise UserError("features hold NaN or infinity: look for a silent or broken sound")
     return rows
 
+
+def _two_sides(features: Any, reference: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    "Both sets as rows; raises `UserError` where they are not of one network."
+    x, y = _rows(features), _rows(reference)
+    if x.shape[1] != y.shape[1]:
+        raise UserError(
+            f"features are {x.shape[1]} wide, the reference {y.shape[1]}: use one network for both"
+        )
+    return x, y
+
 # %% ../nbs/04a_metrics.ipynb #f3809372
 def mean_and_factor(
     features: Any,  # (n, width)
@@ -65,11 +75,7 @@ def frechet_distance(
     reference: Any,  # (m, width), of real sounds
 ) -> float:  # 0 or more
     "Squared Fréchet distance of the Gaussian fits (FAD, FID), in the nuclear-norm form; raises `UserError`."
-    (mean, factor), (other_mean, other) = mean_and_factor(features), mean_and_factor(reference)
-    if mean.shape != other_mean.shape:
-        raise UserError(
-            f"features are {len(mean)} wide, the reference {len(other_mean)}: use one network for both"
-        )
+    (mean, factor), (other_mean, other) = map(mean_and_factor, _two_sides(features, reference))
     overlap = torch.linalg.svdvals(factor @ other.T).sum()
     total = (
         (mean - other_mean).square().sum()
@@ -136,8 +142,8 @@ def replicate_plan(
     seed: int = 0,
 ) -> Plan:
     "Weights by group within strata; one name in two sets is one group; raises `UserError`."
-    if pairs < 1:
-        raise UserError(f"{pairs} pairs of replicates: give at least 1")
+    if pairs < 1 or min(sizes) < 1:
+        raise UserError(f"{pairs} pairs of replicates, {min(sizes)} rows: give at least 1")
     layer, member = [], []
     for side, (names, layers, size) in enumerate(zip(groups, strata, sizes, strict=True)):
         fixed = isinstance(names, str) and names == FIXED
@@ -267,13 +273,7 @@ def frechet_distances(
     weights: Sequence[np.ndarray],  # (replicates, n) and (replicates, m)
 ) -> np.ndarray:  # (replicates,)
     "The Fréchet distance of each replicate; raises `UserError`."
-    sides = [_rows(features), _rows(reference)]
-    if sides[0].shape[1] != sides[1].shape[1]:
-        raise UserError(
-            f"features are {sides[0].shape[1]} wide, the reference {sides[1].shape[1]}: "
-            "use one network for both"
-        )
-    found = []
+    sides, found = _two_sides(features, reference), []
     step = max(1, 2**24 // sides[0].shape[1] ** 2)  # replicates at a time
     for start in range(0, len(weights[0]), step):
         (mean, cov), (other_mean, other) = (
@@ -281,7 +281,8 @@ def frechet_distances(
             for rows, w in zip(sides, weights, strict=True)
         )
         trace, other_trace = (c.diagonal(dim1=1, dim2=2).sum(1) for c in (cov, other))
-        tiny = 1e-12 * trace.clamp_min(1e-300)[:, None, None] * torch.eye(cov.shape[1]).double()
+        most = (trace + other_trace).clamp_min(1e-30)[:, None, None]
+        tiny = 1e-12 * most * torch.eye(cov.shape[1]).double()  # sounds that are all alike, too
         root = torch.linalg.cholesky(cov + tiny)
         overlap = torch.linalg.eigvalsh(root.mT @ other @ root).clamp_min(0).sqrt().sum(1)
         apart = (mean - other_mean).square().sum(1)
@@ -518,13 +519,13 @@ def kernel_distances(
     bandwidth: float | None = None,
 ) -> np.ndarray:  # (replicates,)
     "The kernel distance of each replicate; raises `UserError`."
-    x, y = _rows(features), _rows(reference)
+    x, y = _two_sides(features, reference)
     if kernel not in ("gaussian", "cubic"):
         raise UserError(f"no kernel {kernel!r}: choose gaussian or cubic")
     width = 1.0
     if kernel == "gaussian":
         width = median_distance(y) if bandwidth is None else float(bandwidth)
-        if not 0 < width < float("inf"):
+        if width < 0 or not 0 < width**2 < float("inf"):
             what = "the median distance of the reference" if bandwidth is None else "the bandwidth"
             raise UserError(f"{what} is {width:g}: give a bandwidth above 0")
 

@@ -14,9 +14,11 @@ from clipsynth.metrics import (
     distance_interval,
     frechet_distance,
     gap_closed,
+    interval,
     kernel_distance,
     replicate_plan,
     verdict,
+    weighted_mean,
 )
 
 CLASSES, WINDOWS, WIDTH, RUNS = 16, 8, 12, 50  # two videos of each class
@@ -181,14 +183,26 @@ def test_verdicts_say_how_many_trainings():
     assert verdict(apart(float("nan"), float("nan"))) == "open (one training)"
 
 
-@pytest.mark.parametrize("bandwidth", [0, 0.0, -1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("bandwidth", [0, 0.0, -0.0, -1.0, 1e-300, float("nan"), float("inf")])
 def test_kernel_distance_wants_a_bandwidth(bandwidth):
     rows = numpy_rng("intervals", "kernel").normal(size=(9, 4))
     with pytest.raises(UserError, match="bandwidth above 0"):
         kernel_distance(rows, rows + 1, bandwidth=bandwidth)
     with pytest.raises(UserError, match="median distance of the reference is 0"):
         kernel_distance(rows, np.repeat(rows[:1], 9, axis=0))
+    with pytest.raises(UserError, match="one network for both"):
+        kernel_distance(rows, rows[:, :2])
     assert kernel_distance(rows, np.repeat(rows[:1], 9, axis=0), bandwidth=1.0) > 0
+
+
+def test_a_model_that_always_says_the_same_is_measured():
+    real = draw(numpy_rng("intervals", "collapse"), 0.0, False)[2]
+    for made in (np.ones((40, WIDTH)), np.zeros((40, WIDTH)) + CENTRES[0]):
+        e = distance_interval(made, real, groups=(None, VIDEO), strata=(np.arange(40) % CLASSES, LABEL), pairs=8)
+        assert e.value == frechet_distance(made, real) and e.low < e.debiased < e.high
+    assert distance_interval(np.ones((9, 3)), np.ones((9, 3)), pairs=4).value == 0
+    with pytest.raises(UserError, match="0 rows"):
+        interval(weighted_mean, [])
 
 
 def test_tables_are_numbers(tmp_path, monkeypatch):
