@@ -1519,7 +1519,7 @@ class Report:
         value: float | int | str,
     ) -> Any:
         "Keep a number that prose quotes; returns it."
-        self.values[name] = float(f"{value:.4g}") if isinstance(value, float) else to_json(value)
+        self.values[name] = to_json(float(f"{value:.4g}") if isinstance(value, float) else value)
         return self.values[name]
 
     def _note(self, path: Path, caption: str, alt: str = "") -> None:
@@ -1542,7 +1542,7 @@ class Report:
         }
         if any(old.get(name) != value for name, value in made.items()):
             made |= {"made": time.strftime("%Y-%m-%d"), "with": made_with()}
-            write_text(path, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+            write_text(path, json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         every = provenance(self.folder)
         for name in set(old.get("files", ())) - set(every):
             (self.folder / name).unlink(missing_ok=True)
