@@ -507,7 +507,8 @@ def nearest(
         names = np.unique(bench.trials.label)
         model = bench.shared
         retriever = CLIPRetriever(bench.store, model.encoder)
-        rows, frames = retriever.retrieve(model.embed_text(list(names)), count)
+        most = min(count, len(bench.store.rows("train")))
+        rows, frames = retriever.retrieve(model.embed_text(list(names)), most)
         return {"row": rows.astype(np.int32), "frame": frames.astype(np.int32)}
 
     return bench.aggregate("nearest", make, settings={"count": count})

@@ -19,8 +19,9 @@ from training import trainer
 
 import clipsynth.synth
 from clipsynth import core
+from clipsynth.command import main
 from clipsynth.core import UserError, check_writable, load_weights, repo_root, write_atomic
-from clipsynth.synth import SAMPLERS, Synthesizer, main
+from clipsynth.synth import SAMPLERS, Synthesizer
 
 
 def directory(path: Path) -> None:
