@@ -18,6 +18,7 @@ import numpy as np
 from clipsynth.core import (
     Profile,
     UserError,
+    lock,
     numpy_rng,
     progress,
     repo_root,
@@ -105,10 +106,23 @@ class Records:
         "The arrays of a record whose rows can be made one by one."
         if (there := self._valid(name, inputs)) is not None:
             return there
-        count = len(needs())
-        parts, blocks = self.folder / f".{name}.blocks", range(0, count, block)
-        made = []
-        for start in progress(blocks, name, len(blocks), "block"):
+        parts = self.folder / f".{name}.blocks"
+        with lock(parts, "the making of this record", wait=True):
+            arrays = self._valid(name, inputs)  # another process may have made it meanwhile
+            if arrays is None:
+                arrays = self._make(parts, make, len(needs()), inputs, block)
+                for key in averaged:
+                    arrays[key] = arrays[key].mean(0, dtype=np.float64).astype(np.float32)
+                write_record(self.folder / f"{name}.safetensors", arrays, inputs, averaged)
+        shutil.rmtree(parts, ignore_errors=True)
+        return arrays
+
+    def _make(
+        self, parts: Path, make: Rows, count: int, inputs: Mapping[str, Any], block: int
+    ) -> dict[str, np.ndarray]:
+        "All rows, block by block; a block that is there is taken."
+        made, starts = [], range(0, count, block)
+        for start in progress(starts, parts.stem.strip("."), len(starts), "block"):
             part, some = parts / f"{start}-{block}", np.arange(start, min(start + block, count))
             kept = None if self.recompute else read_record(part)
             if kept is None or kept.inputs != to_json(dict(inputs)):
@@ -116,11 +130,7 @@ class Records:
                 kept = read_record(part)
             assert kept is not None
             made.append(kept.arrays)
-        arrays = {key: np.concatenate([part[key] for part in made]) for key in made[0]}
-        arrays |= {key: arrays[key].mean(0, dtype=np.float64).astype(np.float32) for key in averaged}
-        write_record(self.folder / f"{name}.safetensors", arrays, inputs, averaged)
-        shutil.rmtree(parts)
-        return arrays
+        return {key: np.concatenate([part[key] for part in made]) for key in made[0]}
 
     def aggregate(
         self,
