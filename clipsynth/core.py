@@ -6,12 +6,13 @@
 __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'LAUNCHER', 'COMMAND', 'UserError', 'set_surroundings',
            'repo_root', 'AudioConfig', 'WorldConfig', 'EverydayConfig', 'DataConfig', 'UNetConfig', 'DiffusionConfig',
            'VocoderConfig', 'SpecVQGANConfig', 'TrainConfig', 'EvalConfig', 'Settings', 'Profile', 'profile', 'to_json',
-           'from_json', 'data_dir', 'reports_dir', 'room', 'dataset_dir', 'runs_dir', 'weights_file', 'seeded',
-           'numpy_rng', 'torch_rng', 'hash_split', 'pick_device', 'threads', 'possible_workers', 'autocast_dtype',
-           'write_atomic', 'check_writable', 'write_text', 'lock', 'digest', 'code_digest', 'out_of_memory',
-           'cannot_read', 'save_weights', 'load_weights', 'load_network', 'load_config', 'progress', 'launched',
-           'check_launcher', 'first_process', 'notice', 'entry', 'command_line', 'notebook_digest', 'made_with',
-           'plot_style', 'Estimate', 'as_markdown', 'read_table', 'Report', 'provenance', 'reported_values']
+           'from_json', 'data_dir', 'reports_dir', 'is_changed', 'room', 'dataset_dir', 'runs_dir', 'weights_file',
+           'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device', 'threads', 'possible_workers',
+           'autocast_dtype', 'write_atomic', 'check_writable', 'write_text', 'lock', 'digest', 'code_digest',
+           'out_of_memory', 'cannot_read', 'save_weights', 'load_weights', 'load_network', 'load_config', 'progress',
+           'launched', 'check_launcher', 'first_process', 'notice', 'entry', 'command_line', 'notebook_digest',
+           'made_with', 'plot_style', 'Estimate', 'as_markdown', 'read_table', 'Report', 'provenance',
+           'reported_values']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -582,7 +583,16 @@ def reports_dir(
 ) -> Path:
     "A profile's tables and figures: `$CLIPSYNTH_REPORTS`, else `reports/`; raises `UserError`."
     base = _folder("CLIPSYNTH_REPORTS", "reports")
+    if is_changed(profile):
+        return base / "changed"
     return base if _name(profile) == "mini" else base / _name(profile)
+
+
+def is_changed(
+    profile: str | Profile,
+) -> bool:
+    "Whether it is the mini profile with settings of its own: its results are not the committed ones."
+    return not isinstance(profile, str) and profile.name == "mini" and bool(profile.settings)
 
 
 def _name(profile: str | Profile) -> str:
@@ -1423,6 +1433,7 @@ class Report:
         own = {} if isinstance(profile, str) else {"settings": profile.settings}
         parameters = {**(parameters or {}), **(own if any(own.values()) else {})}
         self.parameters, self.inputs = to_json(parameters), dict(inputs or {})
+        self.part = _part_of(profile, self.parameters.get("dataset"))
         self.files: dict[str, dict[str, str]] = {}
         self.values: dict[str, Any] = {}
 
@@ -1436,7 +1447,7 @@ class Report:
         "Write a table: csv with a column for each number, Markdown and LaTeX for people."
         caption = f"{caption} Profile: {self.profile}."
         shown = _readable(frame, digits)
-        base = self.folder / "tables" / name
+        base = self.folder / "tables" / f"{name}{self.part}"
         texts = {
             ".csv": _numeric(frame).to_csv(index=False, lineterminator="\n"),
             ".tex": _latex(shown, caption, name),
@@ -1455,9 +1466,9 @@ class Report:
         alt: str = "",  # what a reader who cannot see it should know
     ) -> None:
         "Write a figure as png and svg, and keep the old files when nothing visible changed."
-        base = self.folder / "figures" / name
+        base = self.folder / "figures" / f"{name}{self.part}"
         fresh = write_atomic(
-            base.with_name(f".{name}-fresh.png"),
+            base.with_name(f".{base.name}-fresh.png"),
             lambda part: figure.savefig(part, metadata={"Software": None}),
         )
         if _same_picture(base.with_suffix(".png"), fresh):
@@ -1482,7 +1493,7 @@ class Report:
         "Write a short sound as flac."
         import soundfile
 
-        path = self.folder / "audio" / f"{name}.flac"
+        path = self.folder / "audio" / f"{name}{self.part}.flac"
         samples = np.round(np.clip(np.asarray(waveform), -1, 1) * 32_767).astype(np.int16)
         if not path.exists() or not np.array_equal(soundfile.read(path, dtype="int16")[0], samples):
             write_atomic(
@@ -1529,7 +1540,7 @@ class Report:
 
     def close(self) -> Any:
         "Write what made this notebook's files, remove what it made before and not now, and index all."
-        path = _stamp(self.folder, self.notebook)
+        path = self.folder / "provenance" / f"{self.notebook}{self.part}.json"
         old = _read_stamp(path)
         made = {
             "notebook": self.notebook,
@@ -1543,15 +1554,18 @@ class Report:
         if any(old.get(name) != value for name, value in made.items()):
             made |= {"made": time.strftime("%Y-%m-%d"), "with": made_with()}
             write_text(path, json.dumps(made, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        every = provenance(self.folder)
-        for name in set(old.get("files", ())) - set(every):
-            (self.folder / name).unlink(missing_ok=True)
-        write_text(self.folder / "README.md", _index(every, self.profile))
+        with lock(self.folder / "runs", "writing the index of the reports", wait=True):
+            every = provenance(self.folder)
+            for name in set(old.get("files", ())) - set(every):
+                (self.folder / name).unlink(missing_ok=True)
+            write_text(self.folder / "README.md", _index(every, self.profile))
         return _display("\n".join(f"- {key}" for key in self.files))
 
 
-def _stamp(folder: Path, notebook: str) -> Path:
-    return folder / "provenance" / f"{notebook}.json"
+def _part_of(profile: str | Profile, dataset: str | None) -> str:
+    "What file names end with where a notebook is not about the profile's first dataset."
+    main = None if isinstance(profile, str) else profile.datasets[0]
+    return f"-{dataset}" if main and dataset not in (None, "", "all", main) else ""
 
 
 def _read_stamp(path: Path) -> dict[str, Any]:
@@ -1569,7 +1583,7 @@ def provenance(
     for path in sorted(Path(folder).glob("provenance/*.json")):
         stamp = _read_stamp(path)
         shared = {k: v for k, v in stamp.items() if k not in ("files", "values")}
-        found.update({name: {**shared, **about} for name, about in stamp["files"].items()})
+        found.update({name: {**shared, **about} for name, about in stamp.get("files", {}).items()})
     return dict(sorted(found.items()))
 
 
@@ -1578,7 +1592,7 @@ def reported_values(
 ) -> dict[str, Any]:  # by name, sorted
     "The numbers that prose quotes, of all notebooks."
     stamps = (_read_stamp(path) for path in sorted(Path(folder).glob("provenance/*.json")))
-    return dict(sorted((name, v) for stamp in stamps for name, v in stamp["values"].items()))
+    return dict(sorted((name, v) for stamp in stamps for name, v in stamp.get("values", {}).items()))
 
 
 def _index(files: dict[str, dict[str, Any]], profile: str) -> str:

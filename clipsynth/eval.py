@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['NEAREST', 'Trials', 'judged_rows', 'draw_trials', 'reference_windows', 'windows_of', 'Judges', 'second_opinion',
-           'dataset_digest', 'weights_digests', 'Bench', 'queries', 'picture_centroid', 'generated', 'sampled', 'asked',
-           'reference', 'video_numbers', 'trial_record', 'class_names', 'moments', 'examples', 'nearest',
-           'alternatives', 'retrieved', 'reconstructed', 'manifest', 'AuditBench', 'render_part', 'table1_records',
-           'Scores', 'score']
+           'dataset_digest', 'weights_digests', 'certified', 'Bench', 'queries', 'picture_centroid', 'generated',
+           'sampled', 'asked', 'reference', 'video_numbers', 'trial_record', 'class_names', 'moments', 'examples',
+           'nearest', 'alternatives', 'retrieved', 'reconstructed', 'manifest', 'AuditBench', 'render_part',
+           'table1_records', 'Scores', 'score']
 
 # %% ../nbs/04_eval.ipynb #bc51f0f1
 import io
@@ -185,7 +185,8 @@ def dataset_digest(
     if dataset.startswith("mini-"):
         world = profile.world if dataset == "mini-music" else profile.everyday
         return digest(dataset, world, profile.data, profile.audio)
-    return Store(dataset_dir(profile, dataset) / "features").digest
+    store = Store(dataset_dir(profile, dataset) / "features", profile=profile)
+    return digest(store.digest, store.about["recipe"], list(store.kept["content"]), store.clip_digest)
 
 
 def weights_digests(
@@ -202,8 +203,15 @@ def weights_digests(
     }
 
 
+def certified(
+    path: Path,  # of weights
+) -> bool:
+    "Whether the weights are there, or a certificate in their place."
+    return path.exists() or path.with_suffix(".json").exists()
+
+
 def _known(path: Path) -> str:
-    if not path.exists() and not path.with_suffix(".json").exists():
+    if not certified(path):
         return "missing"
     return digest(path) if path.exists() else certificate(path)["sha256"][: len(digest())]
 

@@ -11,13 +11,15 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from clipsynth.core import (
     Profile,
     UserError,
+    data_dir,
+    is_changed,
     lock,
     numpy_rng,
     progress,
@@ -26,11 +28,6 @@ from clipsynth.core import (
     to_json,
     write_atomic,
 )
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from clipsynth.data import Store
 
 # %% ../nbs/00i_records.ipynb #0303ecf3
 class Record(NamedTuple):
@@ -78,8 +75,10 @@ def records_dir(
     profile: str | Profile,
     dataset: str,
 ) -> Path:
-    "Where the records of a dataset are: the mini profile's are committed, in the checkout."
+    "Where the records of a dataset are: those of the mini profile as it is are committed, in the checkout."
     name = profile if isinstance(profile, str) else profile.name
+    if is_changed(profile):
+        return data_dir() / "changed" / "records" / dataset
     return (repo_root() / "data" if name == "mini" else room(profile)) / "records" / dataset
 
 
@@ -92,6 +91,7 @@ class Records:
         recompute: bool = False,  # make records again even where the inputs are the same
     ):
         self.folder, self.recompute = Path(folder), recompute
+        self.made: set[str] = set()  # in this session: made again once, then read
 
     def rows(
         self,
@@ -106,15 +106,15 @@ class Records:
         "The arrays of a record whose rows can be made one by one."
         if (there := self._valid(name, inputs)) is not None:
             return there
-        parts = self.folder / f".{name}.blocks"
-        with lock(parts, "the making of this record", wait=True):
+        place = self.folder / ".making" / name  # stays, as others may wait for its lock
+        with lock(place, "the making of this record", wait=True):
             arrays = self._valid(name, inputs)  # another process may have made it meanwhile
             if arrays is None:
-                arrays = self._make(parts, make, len(needs()), inputs, block)
+                arrays = self._make(place / "blocks", make, len(needs()), inputs, block)
                 for key in averaged:
                     arrays[key] = arrays[key].mean(0, dtype=np.float64).astype(np.float32)
-                write_record(self.folder / f"{name}.safetensors", arrays, inputs, averaged)
-        shutil.rmtree(parts, ignore_errors=True)
+                self._keep(name, arrays, inputs, averaged)
+                shutil.rmtree(place / "blocks")
         return arrays
 
     def _make(
@@ -122,7 +122,7 @@ class Records:
     ) -> dict[str, np.ndarray]:
         "All rows, block by block; a block that is there is taken."
         made, starts = [], range(0, count, block)
-        for start in progress(starts, parts.stem.strip("."), len(starts), "block"):
+        for start in progress(starts, parts.parent.name, len(starts), "block"):
             part, some = parts / f"{start}-{block}", np.arange(start, min(start + block, count))
             kept = None if self.recompute else read_record(part)
             if kept is None or kept.inputs != to_json(dict(inputs)):
@@ -141,12 +141,27 @@ class Records:
         "The arrays of a result that is only made as a whole, such as a training."
         if (there := self._valid(name, inputs)) is not None:
             return there
-        arrays = dict(make())
-        write_record(self.folder / f"{name}.safetensors", arrays, inputs)
+        with lock(self.folder / ".making" / name, "the making of this record", wait=True):
+            arrays = self._valid(name, inputs)
+            if arrays is None:
+                arrays = dict(make())
+                self._keep(name, arrays, inputs)
         return arrays
 
+    def _keep(
+        self,
+        name: str,
+        arrays: dict[str, np.ndarray],
+        inputs: Mapping[str, Any],
+        averaged: Sequence[str] = (),
+    ) -> None:
+        write_record(self.folder / f"{name}.safetensors", arrays, inputs, averaged)
+        self.made.add(name)
+
     def _valid(self, name: str, inputs: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-        there = None if self.recompute else read_record(self.folder / f"{name}.safetensors")
+        if self.recompute and name not in self.made:
+            return None
+        there = read_record(self.folder / f"{name}.safetensors")
         return there.arrays if there and there.inputs == to_json(dict(inputs)) else None
 
 # %% ../nbs/00i_records.ipynb #4a8b88ba
@@ -228,8 +243,8 @@ class AuditedRecords(Records):
             errors = row_errors(np.asarray(made[key]), record.arrays[key], some)
             if len(record.arrays[key]) != len(rows):
                 errors = np.array([np.inf])
-            if errors.max() >= worst:
-                worst, where = float(errors.max()), key
+            if not errors.max() < worst:  # NaN is as bad as can be
+                worst, where = float(np.nan_to_num(errors.max(), nan=np.inf)), key
         self._found(name, len(some), worst, where, "")
         return record.arrays
 
@@ -288,8 +303,8 @@ class PartStore:
 
     def __init__(
         self,
-        part: "Store",  # of the few videos
-        kept: "pd.DataFrame",  # clip, video, label and split of every row of the whole store
+        part: Any,  # the `Store` of the few videos
+        kept: Any,  # a table: clip, video, label and split of every row of the whole store
     ):
         self.part, self.kept, self.folder, self.about = part, kept, part.folder, part.about
         places = {clip: place for place, clip in enumerate(part.kept["clip"])}

@@ -170,6 +170,7 @@ def nearest(
     "What somebody who wrote a name may have meant."
     ends = [other for other in known if other.rpartition(".")[2] == name.replace("-", "_")]
     close = ends[:3] or get_close_matches(name.replace("-", "_"), known, 1, 0.6)
+    close = [f"--{other}" if other == name else other for other in close]  # an option, no setting
     return f": did you mean {' or '.join(close)}?" if close else ": `--help` lists all of them"
 
 # %% ../nbs/00h_settings.ipynb #6432488f
@@ -352,7 +353,12 @@ def said(
 ) -> list[str]:  # words of a command that sets them
     "Settings as a command says them."
     short = [(re.sub(r"^train\.(?=[a-z_]+$)", "", name), value) for name, value in settings.items()]
-    return [shlex.quote(f"{name}={','.join(_words(value))}") for name, value in short]
+    return [shlex.quote(f"{name}={_said(value)}") for name, value in short]
+
+
+def _said(value: Any) -> str:
+    nested = isinstance(value, tuple) and any(isinstance(v, tuple) for v in value)
+    return _word(value) if nested else ",".join(_words(value))
 
 
 def run_parameters(
