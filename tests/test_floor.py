@@ -72,7 +72,7 @@ def test_fine_tuning_is_short_and_gentle(name: str) -> None:
 
 class NoStore:
     """A feature store that the task may ask and never read."""
-    def __init__(self, folder: object) -> None:
+    def __init__(self, folder: object, profile: object = None) -> None:
         self.audio, self.digest = np.zeros((1, 65_536), np.int16), "none"
 
     def rows(self, split: str) -> np.ndarray:

@@ -35,4 +35,5 @@ def test_smoke_run_reports_what_mini_reports(smoke_run: SmokeRun) -> None:
     assert all((smoke_run.reports / "smoke" / name).stat().st_size for name in made)
     assert {entry["notebook"] for entry in made.values()} == set(RUN_NOTEBOOKS)
     tables = {name for name, entry in committed.items() if name.endswith(".csv") and entry["notebook"] in RUN_NOTEBOOKS}
-    assert tables <= set(made)
+    needs_more = {"tables/zoo_seeds.csv"}  # of second trainings, which a smoke run has not
+    assert tables - needs_more <= set(made)

@@ -137,7 +137,7 @@ def test_a_violin_drawn_differently_is_caught(violin: Callable[..., AuditBench],
 
 
 def test_another_prompt_is_caught(violin: Callable[..., AuditBench], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synth, "prompt", lambda query_, dataset: f"a picture of {query_}")
+    monkeypatch.setattr(synth, "prompt", lambda query, *_: f"a picture of {query}")
     bench = violin()
     evaluation.asked(bench, "clipsynth", "text")
     assert worst(bench) > TOLERANCE

@@ -30,7 +30,7 @@ class RandomStore:
     """What training looks at in a feature store, filled with noise."""
     digest = "random"
 
-    def __init__(self, folder: object = None, clips: int = 6):
+    def __init__(self, folder: object = None, clips: int = 6, profile: object = None):
         rng = numpy_rng("random store")
         self.folder, self.kept = folder, pd.DataFrame({"label": ["drum", "violin"] * (clips // 2)})
         self.mel = rng.uniform(-11, 2, (clips, 64, 156)).astype(np.float16)
