@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PAIRS', 'LEARN', 'SHARES', 'STRENGTHS', 'SOME', 'Playground', 'Hearing', 'mixture_features', 'Mixtures',
-           'draw_mixtures', 'mixed_sounds', 'Pairs', 'draw_pairs', 'pair_classes', 'both_at_once', 'hearing',
-           'composition', 'for_pairs', 'blended_mels', 'blends', 'blend_example', 'restyled_mels', 'restyled',
-           'restyled_example', 'first_mels', 'rhythm_likeness', 'hole', 'straight', 'repairs', 'repaired',
+           'draw_mixtures', 'window_pairs', 'mixed_sounds', 'Pairs', 'draw_pairs', 'pair_classes', 'both_at_once',
+           'hearing', 'composition', 'for_pairs', 'blended_mels', 'blends', 'blend_example', 'restyled_mels',
+           'restyled', 'restyled_example', 'first_mels', 'rhythm_likeness', 'hole', 'straight', 'repairs', 'repaired',
            'repair_example', 'long_mels', 'seams', 'seam_example', 'neighbours', 'play_records']
 
 # %% ../nbs/07_play.ipynb #70a00003
@@ -26,6 +26,7 @@ from clipsynth.eval import (
     picture_centroid,
     queries,
     reference_windows,
+    trial_record,
     windows_of,
 )
 from .metrics import embed_all, timbre
@@ -150,11 +151,20 @@ def draw_mixtures(
     count: int,
 ) -> Mixtures:
     "Random pairs of windows."
-    rng, (rows, starts) = numpy_rng("mixtures", split), reference_windows(bench.store, split)
+    rows, starts = reference_windows(bench.store, split)
     label = bench.store.kept["label"].to_numpy().astype(str)[rows]
-    pairs = rng.integers(len(rows), size=(4 * count, 2))
-    pairs = pairs[label[pairs[:, 0]] != label[pairs[:, 1]]][:count]
+    pairs = window_pairs(label, split, count)
     return Mixtures(rows[pairs], starts[pairs], label[pairs])
+
+
+def window_pairs(
+    label: np.ndarray,  # (windows,) the class of each
+    split: str,  # "train" or "test"
+    count: int,
+) -> np.ndarray:  # (count, 2) places of windows
+    "Random pairs of windows of different classes."
+    pairs = numpy_rng("mixtures", split).integers(len(label), size=(4 * count, 2))
+    return pairs[label[pairs[:, 0]] != label[pairs[:, 1]]][:count]
 
 
 def mixed_sounds(
@@ -181,7 +191,7 @@ def draw_pairs(
     count: int,
 ) -> Pairs:
     "Random pairs of trials whose labels differ."
-    label, rng = bench.trials.label, numpy_rng("pairs")
+    label, rng = trial_record(bench)["label"], numpy_rng("pairs")
     drawn = rng.integers(len(label), size=(8 * count, 2))
     return Pairs(*drawn[label[drawn[:, 0]] != label[drawn[:, 1]]][:count].T)
 
