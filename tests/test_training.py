@@ -227,7 +227,7 @@ def test_weights_that_are_not_finite_are_not_published(data: Path) -> None:
         with torch.no_grad():
             next(made.published().parameters()).view(-1)[0] = value
         with pytest.raises(UserError, match="not written: 1 of .* not finite in float16"):
-            clipsynth.train.publish(made, SMOKE, {})
+            clipsynth.train.publish(made, SMOKE)
         assert not path.exists() and not path.with_suffix(".csv").exists()
 
 
