@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import load_file
 
-from clipsynth.core import numpy_rng
-from clipsynth.metrics import distance_interval, frechet_distances, interval, one_thread
+from clipsynth.core import numpy_rng, threads
+from clipsynth.metrics import distance_interval, frechet_distances, interval
 
 ROOT = Path(__file__).parents[1]
 SHARED = {"text": None, "pictures, all shared": 1.0, "pictures, half shared": 0.5, "pictures, none shared": 0.0}
@@ -123,7 +123,7 @@ def main(runs=300, only=None):
     path = ROOT / "bench" / "results" / "interval_coverage.json"
     rows = json.loads(path.read_text())["rows"] if only else []
     rows = [row for row in rows if row["world"] != only]
-    with one_thread():
+    with threads(1):
         for dataset in [only] if only else ["mini-music", "mini-vggsound"]:
             world = World(dataset)
             for asked in SHARED:

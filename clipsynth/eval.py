@@ -7,12 +7,13 @@ __all__ = ['NEAREST', 'Trials', 'judged_rows', 'draw_trials', 'reference_windows
            'dataset_digest', 'weights_digests', 'certified', 'Bench', 'queries', 'picture_centroid', 'generated',
            'sampled', 'asked', 'reference', 'video_numbers', 'trial_record', 'class_names', 'moments', 'examples',
            'nearest', 'alternatives', 'retrieved', 'reconstructed', 'manifest', 'AuditBench', 'render_part',
-           'table1_records', 'Scores', 'score']
+           'shared_records', 'table1_records', 'Scores', 'score']
 
 # %% ../nbs/04_eval.ipynb #bc51f0f1
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -282,6 +283,12 @@ class Bench:
         there = [m for m in models if weights_file(self.profile, self.dataset, m).exists()]
         return self.synthesizer((there or ["clipsynth"])[0])
 
+    @property
+    def dataset_digest(self) -> str:
+        "What the dataset is; asked of each record, and of a real dataset a table of all its chunks."
+        digest_of = partial(dataset_digest, self.profile, self.dataset)
+        return self.get("dataset digest", digest_of)
+
     def inputs(
         self,
         model: str | None = None,  # whose weights matter besides the shared ones
@@ -292,7 +299,7 @@ class Bench:
         evaluation, mine = self.profile.eval, [model] if model else []
         names = ("samples", "sampler", "sample_steps", "seed")
         return {
-            "dataset": dataset_digest(self.profile, self.dataset),
+            "dataset": self.dataset_digest,
             "clip": self.profile.clip,
             "prompt": prompt_of(self.profile, self.dataset),
             "weights": self.weights | weights_digests(self.profile, self.dataset, mine),
@@ -307,7 +314,7 @@ class Bench:
     ) -> dict[str, str]:
         "The digests of the data and the weights, for a report."
         digests = self.weights | weights_digests(self.profile, self.dataset, models)
-        return {**digests, "dataset": dataset_digest(self.profile, self.dataset)}
+        return {**digests, "dataset": self.dataset_digest}
 
     def rows(
         self,
@@ -621,15 +628,22 @@ def render_part(
     return prepare(*places, encoder, profile.data)
 
 # %% ../nbs/04_eval.ipynb #71dc347a
+def shared_records(
+    bench: Bench,
+) -> None:
+    "Read, make or audit what every comparison on a dataset needs, and the audit itself."
+    for records in (manifest, trial_record, moments, reconstructed):
+        records(bench)
+    for split in ("test", "train"):
+        reference(bench, split)
+
+
 def table1_records(
     bench: Bench,
 ) -> None:
     "Read, make or audit every record that Table 1 needs."
-    manifest(bench)
-    for records in (trial_record, moments, examples, alternatives, reconstructed):
+    for records in (shared_records, examples, alternatives):
         records(bench)
-    for split in ("test", "train"):
-        reference(bench, split)
     for model in ("clipsynth", "clipsynth-text", "clipsynth-hybrid"):
         for modality in ("text", "image"):
             if weights_file(bench.profile, bench.dataset, model).exists():

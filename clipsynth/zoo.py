@@ -26,7 +26,7 @@ from clipsynth.core import (
     reports_dir,
     weights_file,
 )
-from .eval import Bench, asked, generated, queries, windows_of
+from .eval import Bench, asked, generated, queries, shared_records, windows_of
 from .query import as_condition
 from .samplers import guided
 from .specvqgan import load_specvqgan
@@ -122,6 +122,7 @@ def zoo_records(
     bench: Bench,
 ) -> dict[tuple[str, str, float], dict[str, np.ndarray] | None]:  # by model, modality, guidance
     "Read, make or audit every record of this chapter."
+    shared_records(bench)
     found: dict[tuple[str, str, float], dict[str, np.ndarray] | None] = {}
     for model in members(bench.profile, bench.dataset):
         for modality in ("image", "text"):

@@ -22,6 +22,8 @@ def test_smoke_run_starts_from_nothing(smoke_run: SmokeRun) -> None:
     models = {path.stem for path in (smoke_run.data / "smoke/weights").rglob("*.safetensors")}
     assert models >= {"clipsynth", "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided", "hifigan", "miniclip",
                       "audio-net", "mel-net", "specvqgan"}
+    records = {path.stem for path in (smoke_run.data / "smoke/records/mini-music").glob("*.safetensors")}
+    assert records >= {"manifest", "moments", "real-train", "alternatives"}, "the audit of the records stands on these"
 
 
 def test_smoke_run_leaves_mini_alone(smoke_run: SmokeRun) -> None:
