@@ -615,9 +615,13 @@ def is_current(
 def embed(
     store: Store,
     encoder: Any,  # a `query.QueryEncoder`: image, image_size, width, digest
-    batch: int = 32,  # chunks at a time
+    batch: int = 32,  # chunks between two writes to the disk
 ) -> Store:
-    "Embed every stored frame with a CLIP model; made once for each model, resumed where it stopped."
+    """Embed every stored frame with a CLIP model; made once for each model, resumed where it stopped.
+
+    One chunk's frames at a time: the last bits of a matrix product depend on how many rows it has,
+    and an embedding must not depend on which other chunks were left to do.
+    """
     path = store.folder / f"embedding-{encoder.digest}.npy"
     made = _array_of(path, len(store)) is not None
     if not made:
@@ -654,7 +658,7 @@ def _embed(store: Store, encoder: Any, path: Path, batch: int) -> None:
         for at in range(0, len(todo), batch):
             rows = todo[at : at + batch]
             frames = store.frames[rows]
-            vectors = np.asarray(encoder.image(frames.reshape(-1, *frames.shape[2:])))
+            vectors = np.concatenate([np.asarray(encoder.image(chunk)) for chunk in frames])
             if not np.isfinite(vectors).all():
                 raise UserError("CLIP embeds pictures as NaN or infinity: check its weights file")
             array[rows] = vectors.reshape(*frames.shape[:2], -1)

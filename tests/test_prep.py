@@ -21,6 +21,7 @@ from conftest import BIN, LIMIT, run, start, wait_until
 from clipsynth import data
 from clipsynth.core import UserError, WorldConfig, numpy_rng
 from clipsynth.lists import read_list
+from clipsynth.query import QueryEncoder
 from clipsynth.worlds import render_world
 
 WORLD = WorldConfig(instruments=("drum", "violin"), videos=5, seconds=21.0, frame_rate=4, picture=64)
@@ -85,12 +86,35 @@ def test_ten_kills(world: Path, unbroken: dict[str, str], tmp_path: Path) -> Non
 
 
 def test_any_number_of_workers(world: Path, unbroken: dict[str, str], tmp_path: Path) -> None:
-    from clipsynth.query import QueryEncoder
-
     for workers in (0, 3):
         places = world / "list.json", world / "videos", tmp_path / str(workers)
         data.prepare(*places, QueryEncoder("mini"), workers=workers)
         assert contents(places[2]) == unbroken
+
+
+class OfCompany:
+    """A picture encoder whose numbers depend on how many pictures come at once, as a processor's last bits may."""
+
+    image_size, width, digest = 64, 3, "company"
+
+    def image(self, pictures: np.ndarray) -> np.ndarray:
+        return np.full((len(pictures), self.width), 1 + len(pictures), np.float32)
+
+
+def test_an_embedding_does_not_depend_on_its_company(world: Path, unbroken: dict[str, str], tmp_path: Path) -> None:
+    """What was left to do when a run was killed changes no bit of what it does then."""
+    whole = data.Store(world / "features")
+    made = data.embed(whole, OfCompany(), batch=4)
+    path = whole.folder / f"embedding-{OfCompany.digest}.npy"
+    first = np.array(made.embedding)
+    part = np.load(path)
+    part[1:] = np.nan
+    np.save(path, part)
+    path.rename(path.with_suffix(".part"))
+    again = np.array(data.embed(whole, OfCompany(), batch=3).embedding)
+    path.unlink()
+    data.embed(whole, QueryEncoder("mini"))
+    assert (again == first).all() and contents(whole.folder) == unbroken
 
 
 def test_parts_make_the_whole(world: Path, unbroken: dict[str, str], tmp_path: Path,
