@@ -143,9 +143,10 @@ class WorldConfig:
     "MiniMUSIC: how many videos of how many instruments, and how they are filmed."
 
     instruments: tuple[str, ...] | None = None  # None: all 21
-    videos: int = 20  # per instrument
-    seconds: float = 60.0
-    frame_rate: int = 8
+    videos: int = 50  # per instrument
+    seconds: float = 20.0
+    test_share: float = 0.2  # of the videos, as `DataConfig` splits them
+    frame_rate: int = 4
     picture: int = 128  # pixels
     seed: int = 0
 
@@ -155,12 +156,12 @@ class EverydayConfig:
     "MiniVGGSound: how many clips of how many sounds, and what is wrong with them, as shares of the clips."
 
     labels: tuple[str, ...] | None = None  # VGG-Sound's own words; None: all of the world's
-    clips: int = 24  # listed per label
+    clips: int = 96  # listed per label
     seconds: float = 10.0
-    frame_rate: int = 8
+    frame_rate: int = 4
     picture: int = 128  # pixels
     several: float = 0.3  # share of the videos that give two or three clips
-    test_share: float = 0.1  # of the videos, in the list's own split
+    test_share: float = 0.12  # of the videos, in the list's own split
     offscreen: float = 0.3  # another label's sound is heard and not seen
     offscreen_db: float = -6.0  # its level beside the label's own sound
     noise_db: float = -32.0  # level of the recording's hiss beside the label's own sound
@@ -419,6 +420,7 @@ MINI = Profile(
     name="mini",
     datasets=("mini-music", "mini-vggsound"),
     clip="mini",
+    data=DataConfig(test_share=0.2),  # of MiniMUSIC: a tenth gives too few test videos
     diffusion=DiffusionConfig(prediction="velocity"),
     unet=UNetConfig(
         channels=64, multipliers=(1, 1, 1), blocks=1, attention=(8,), patch=4, condition=64
@@ -479,6 +481,7 @@ SMOKE = replace(
         instruments=("accordion", "drum", "violin"),
         videos=3,
         seconds=24.0,
+        test_share=0.34,
         frame_rate=4,
         picture=64,
     ),

@@ -1710,8 +1710,7 @@ def everyday_picture(
     place = (x - 0.1 * setting.away * bool(setting.second), y, 0.28 + 0.16 * traits.size)
     _thing(image, label, traits.warmth, place, scene.angle + sway, setting.mirrored)
     motion_marks(image, traits.tempo)
-    rng = np.random.default_rng([scene.grain, 1])
-    return lit(np.asarray(image.reduce(2), np.float32), traits, scene, rng)
+    return lit(image, traits, scene)
 
 
 def draw_everyday(
@@ -1784,20 +1783,23 @@ def _lot(
     videos: bool,
     whole: Counter | None = None,
 ) -> list[int]:
-    "Indices of so many of the clips; `whole` counts what must not run out."
+    "Indices of so many clips of each side of the split; `whole` counts what must not run out."
     groups: dict[Any, list[int]] = {}
     for index, clip in enumerate(clips):
         groups.setdefault(clip.id if videos else index, []).append(index)
+    sides = Counter(clip.split for clip in clips)
+    room = {side: round(share * count) for side, count in sides.items()}
     found, everything = list[int](), list(groups.values())
     for turn in rng.permutation(len(groups)):
         members = everything[turn]
-        side = (clips[members[0]].label, clips[members[0]].split)
-        if len(found) + len(members) > round(share * len(clips)):
+        first, count = clips[members[0]], len(members)
+        if count > room[first.split]:
             continue
         if whole is not None:
-            if clips[members[0]].gone or whole[side] <= len(members):
+            if first.gone or whole[first.label, first.split] <= count:
                 continue
-            whole[side] -= len(members)
+            whole[first.label, first.split] -= count
+        room[first.split] -= count
         found += members
     return found
 
