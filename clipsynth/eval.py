@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['NEAREST', 'Trials', 'judged_rows', 'draw_trials', 'reference_windows', 'windows_of', 'Judges', 'second_opinion',
            'dataset_digest', 'weights_digests', 'certified', 'Bench', 'queries', 'picture_centroid', 'generated',
-           'sampled', 'asked', 'reference', 'video_numbers', 'trial_record', 'class_names', 'moments', 'examples',
-           'nearest', 'alternatives', 'retrieved', 'reconstructed', 'manifest', 'AuditBench', 'render_part',
+           'sampled', 'asked', 'real_windows', 'reference', 'video_numbers', 'trial_record', 'class_names', 'moments',
+           'examples', 'nearest', 'alternatives', 'retrieved', 'reconstructed', 'manifest', 'AuditBench', 'render_part',
            'shared_records', 'table1_records', 'Scores', 'score']
 
 # %% ../nbs/04_eval.ipynb #bc51f0f1
@@ -416,22 +416,26 @@ def asked(
     )
 
 # %% ../nbs/04_eval.ipynb #25c2aa0d
+def real_windows(
+    bench: Bench,
+    split: str,  # "test": all of them; "train": as many as there are generated sounds
+) -> tuple[np.ndarray, np.ndarray]:  # rows and starts
+    "The windows of real sound that stand in the tables."
+    row, start = reference_windows(bench.store, split)
+    if split == "test":
+        return row, start
+    pick = numpy_rng("train reference").permutation(len(row))[: bench.profile.eval.samples]
+    return row[pick], start[pick]
+
+
 def reference(
     bench: Bench,
     split: str = "test",
 ) -> dict[str, np.ndarray]:
     "Measurements of real sound, with the label and the video of each window."
 
-    def windows() -> tuple[np.ndarray, np.ndarray]:
-        row, start = reference_windows(bench.store, split)
-        if split == "test":
-            return row, start
-        count = bench.profile.eval.samples  # as many as there are generated sounds
-        pick = numpy_rng("train reference").permutation(len(row))[:count]
-        return row[pick], start[pick]
-
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
-        row, start = windows()
+        row, start = real_windows(bench, split)
         kept = bench.store.kept
         return {
             **bench.judges.note(*windows_of(bench.store, row[some], start[some])),
@@ -440,7 +444,7 @@ def reference(
             "row": row[some].astype(np.int32),
         }
 
-    return bench.rows(f"real-{split}", make, lambda: windows()[0], averaged=["band"])
+    return bench.rows(f"real-{split}", make, lambda: real_windows(bench, split)[0], averaged=["band"])
 
 
 def video_numbers(
