@@ -71,10 +71,10 @@ class Yamnet:
         self.net.allocate_tensors()
         self.into = self.net.get_input_details()[0]["index"]
         self.words = _words(file.with_name("yamnet_class_map.csv"))
-        tensors = {tensor["name"]: tensor["index"] for tensor in self.net.get_tensor_details()}
         scores = [t for t in self.net.get_output_details() if t["shape"][-1] == 521]
         self.out = scores[0]["index"]
-        self.inner = next(i for name, i in tensors.items() if "global_average_pooling2d/Mean" in name)
+        pooled = [t for t in self.net.get_tensor_details() if [*t["shape"]] == [1, 1024]]
+        self.inner = pooled[-1]["index"]
 
     def hear(
         self,
