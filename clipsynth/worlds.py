@@ -173,19 +173,20 @@ _PLUCKED = {
         Tone(
             147,
             600,
-            tilt=2.5,
-            soft=4,
-            stretch=2e-5,
-            place=0.07,
+            tilt=2,
+            soft=4.2,
+            stretch=4e-6,
+            place=0.14,
             attack=0.001,
-            decay=0.35,
-            loss=2,
-            detune=1.5,
-            knock=0.17,
-            knock_decay=0.005,
-            formants=((240, 4, 0.4), (890, 4, 0.8), (2400, 3, 0.8), (100, -11, 0.6)),
+            decay=0.25,
+            loss=0.3,
+            detune=1.1,
+            knock=0.3,
+            knock_decay=0.002,
+            ripple=1,
+            formants=((190, -7, 0.6), (860, 12, 0.7), (2360, -2.5, 1.1), (85, -15, 0.7)),
         ),
-        Touch(rate=8, rhythm=(1,), figure=(2, 3, 4, 1, 3, 4, 0, 4), hold=1, rest=0.02),
+        Touch(rate=11, rhythm=(1,), figure=(2, 3, 4, 1, 3, 4, 0, 4), hold=0.85, rest=0.02),
         Look("lute", (0.12, 0.10, 0.95), 1.15, 0.95, "round", 0.5),
     ),
     "electric_bass": Instrument(
@@ -276,16 +277,17 @@ _BOWED = {
     "cello": Instrument(
         "bowed",
         Tone(
-            65,
-            260,
-            tilt=5,
+            73,
+            290,
+            tilt=4.5,
             soft=4,
             attack=0.12,
             release=0.12,
             vibrato=0.22,
             vibrato_rate=5.3,
             glide=0.03,
-            noise=0.05,
+            jitter=6,
+            noise=0.03,
             ripple=5,
             formants=((220, 5, 0.5), (450, 3, 0.4), (1500, 2, 0.6), (4000, -10, 0.8)),
         ),
@@ -337,15 +339,15 @@ _BLOWN = {
     "flute": Instrument(
         "blown",
         Tone(
-            523,
-            1600,
-            tilt=11,
+            440,
+            1400,
+            tilt=10,
             soft=6,
             attack=0.06,
             release=0.06,
             vibrato=0.15,
             vibrato_rate=5,
-            noise=0.09,
+            noise=0.05,
             knock=0.05,
             knock_decay=0.02,
         ),
@@ -431,17 +433,18 @@ _REEDS = {
         Tone(
             75,
             280,
-            tilt=4,
-            soft=4,
-            attack=0.04,
-            release=0.06,
-            vibrato=0.12,
-            jitter=6,
-            noise=0.04,
-            ripple=3,
-            formants=((480, 8, 0.35), (1150, 4, 0.35), (3000, -8, 1.0)),
+            tilt=3.7,
+            soft=5,
+            attack=0.03,
+            release=0.035,
+            vibrato=0.08,
+            vibrato_rate=4.4,
+            jitter=3.5,
+            noise=0.028,
+            ripple=3.5,
+            formants=((430, 7.5, 0.45), (1000, -4, 0.5), (3400, -5, 1.2)),
         ),
-        Touch(rate=3.0, rhythm=(1, 1, 2), hold=0.9, leap=2, slur=0.5, rest=0.06),
+        Touch(rate=2.8, rhythm=(1, 1, 2), hold=0.97, leap=3, slur=0.7, rest=0.06),
         Look("tube", (0.02, 0.75, 0.42), 1.1, 1.4, "bassoon"),
     ),
     "clarinet": Instrument(
@@ -642,6 +645,16 @@ def ring(
     return (left @ right).reshape(len(amplitude), -1)[:, :samples]
 
 # %% ../nbs/00b_worlds.ipynb #8f2ab91a
+_HOP = 32  # samples from one control value to the next
+
+
+def _fine(values: np.ndarray, samples: int) -> np.ndarray:
+    "Straight lines between control values, one number per sample."
+    ramp = np.arange(_HOP, dtype=np.float32) / _HOP
+    values = values.astype(np.float32)
+    return (values[:-1, None] + np.diff(values)[:, None] * ramp).reshape(-1)[:samples]
+
+
 def _knock(tone: Tone, note: Note, wave: np.ndarray, rng: np.random.Generator, sample_rate: int):
     "Add the noise of one attack to a piece."
     time = np.arange(int(5 * tone.knock_decay * sample_rate)) / sample_rate
@@ -652,11 +665,12 @@ def _knock(tone: Tone, note: Note, wave: np.ndarray, rng: np.random.Generator, s
 
 def _bend(tone: Tone, wave: np.ndarray, depth: float, sample_rate: int) -> np.ndarray:
     "The same note with a vibrato that begins late, by moving the time axis."
-    place = np.arange(len(wave))
-    time = place / sample_rate
-    swing = depth * tone.vibrato * np.log(2) / 12 / (2 * np.pi * tone.vibrato_rate)
+    time = np.arange(len(wave) // _HOP + 2) * _HOP / sample_rate
+    swing = depth * tone.vibrato * np.log(2) / 12 / (2 * np.pi * tone.vibrato_rate) * sample_rate
     moved = swing * np.clip((time - 0.1) / 0.2, 0, 1) * np.sin(2 * np.pi * tone.vibrato_rate * time)
-    return np.interp(place + moved * sample_rate, place, wave).astype(np.float32)
+    place = np.arange(len(wave)) + _fine(moved, len(wave))
+    left = np.clip(place.astype(np.int64), 0, len(wave) - 2)
+    return wave[left] + (place - left).astype(np.float32) * (wave[left + 1] - wave[left])
 
 
 def plucked(
@@ -667,20 +681,20 @@ def plucked(
     sample_rate: int = 16000,  # in Hz
 ) -> np.ndarray:  # (samples,) float32
     "A piece on strings or bars, before the body."
-    wave, lengths = np.zeros(samples, np.float32), dict[float, float]()
-    for note in notes:
-        lengths[note.pitch] = max(lengths.get(note.pitch, 0), note.length)
+    wave, again = np.zeros(samples, np.float32), dict[float, float]()
+    lengths, longest = list[float](), dict[float, float]()
+    for note in sorted(notes, key=lambda note: -note.start):
+        free = again.get(note.pitch, samples / sample_rate) - note.start
+        lengths.append(min(note.length, free, 4 * tone.decay * (tone.low / note.pitch) ** 0.4))
+        again[note.pitch] = note.start
+        longest[note.pitch] = max(longest.get(note.pitch, 0), lengths[-1] + tone.release)
     bank = {
-        pitch: ring(
-            *modes(tone, pitch),
-            int(min(length + tone.release, 4 * tone.decay) * sample_rate),
-            sample_rate,
-        )
-        for pitch, length in lengths.items()
+        pitch: ring(*modes(tone, pitch), int(seconds * sample_rate), sample_rate)
+        for pitch, seconds in longest.items()
     }
-    for note in notes:
+    for note, length in zip(sorted(notes, key=lambda note: -note.start), lengths, strict=True):
         soft, loud = bank[note.pitch]
-        size = min(len(soft), int((note.length + tone.release) * sample_rate))
+        size = min(len(soft), int((length + tone.release) * sample_rate))
         sound = soft[:size] + np.float32(note.level) * (loud[:size] - soft[:size])
         if tone.vibrato and rng.random() < 0.3:
             sound = _bend(tone, sound, rng.uniform(0.5, 1.5), sample_rate)
@@ -719,20 +733,10 @@ def period(
     return np.fft.irfft(lines, TABLE).astype(np.float32)
 
 # %% ../nbs/00b_worlds.ipynb #04a5a3cc
-_HOP = 32  # samples from one control value to the next
-
-
 def _wander(count: int, every: int, rng: np.random.Generator) -> np.ndarray:
     "Random numbers of unit variance that change slowly, one knot in so many values."
     knots = rng.standard_normal(count // every + 2)
     return np.interp(np.arange(count) / every, np.arange(len(knots)), knots)
-
-
-def _fine(values: np.ndarray, samples: int) -> np.ndarray:
-    "Straight lines between control values, one number per sample."
-    ramp = np.arange(_HOP, dtype=np.float32) / _HOP
-    values = values.astype(np.float32)
-    return (values[:-1, None] + np.diff(values)[:, None] * ramp).reshape(-1)[:samples]
 
 
 def controls(
@@ -800,8 +804,9 @@ def sustained(
         pitch, loudness, brightness, which = controls(tone, line, samples, rng, sample_rate)
         pitches, row = np.unique([note.pitch for note in line], return_inverse=True)
         tables = np.stack([period(spectrum(tone, pitch)) for pitch in pitches]).reshape(-1)
-        rows = np.repeat(2 * TABLE * row[which], _HOP)[:samples]
         turns = np.cumsum(_fine(pitch, samples), dtype=np.float64) / sample_rate
+        rows = np.broadcast_to(2 * TABLE * row[which][:, None], (len(which), _HOP))
+        rows = rows.reshape(-1)[:samples]
         gain, bright = _fine(loudness, samples), _fine(brightness, samples)
         wave = np.zeros(samples, np.float32)
         for cents in (0, tone.detune) if tone.detune else (0,):
@@ -1073,7 +1078,7 @@ def room_tone(
     "The quiet hiss of a room, falling 3 dB per octave, at -60 dB."
     size = fast_length(samples)
     frequency = np.fft.rfftfreq(size, 1 / sample_rate)
-    noise = rng.standard_normal((len(frequency), 2), np.float32) @ np.array([1, 1j], np.complex64)
+    noise = rng.standard_normal(2 * len(frequency), np.float32).view(np.complex64)
     noise /= np.sqrt(np.maximum(frequency, 60.0))
     wave = np.fft.irfft(noise, size)[:samples]
     return (wave * (ROOM_LEVEL / wave.std())).astype(np.float32)
