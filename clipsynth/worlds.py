@@ -63,15 +63,9 @@ class Tone:
     tilt: float = 6.0  # how fast the partials of a loud note fall, in dB per octave
     soft: float = 4.0  # how much faster those of a soft note fall, in dB per octave
     even: float = 1.0  # gain of the low even partials (a cylinder closed at one end has few)
-    ratios: tuple[
-        float, ...
-    ] = ()  # frequencies of a bar's partials; () means a string or an air column
-    stretch: float = (
-        0.0  # stiffness of a string: partial k is sharp by the factor sqrt(1 + stretch k^2)
-    )
-    place: float = (
-        0.0  # where along its length a string is plucked or struck, 0..0.5; 0 means no comb
-    )
+    ratios: tuple[float, ...] = ()  # partials of a bar; () means k = 1, 2, 3 ...
+    stretch: float = 0.0  # stiffness: partial k is sharp by sqrt(1 + stretch k^2)
+    place: float = 0.0  # where a string is plucked, 0..0.5 of its length; 0: no comb
     attack: float = 0.01  # seconds until full level
     decay: float = 0.0  # seconds until a struck or plucked note falls by 8.7 dB; 0 means sustained
     loss: float = 2.0  # how much faster the upper partials decay: 1/s more per kHz
@@ -120,9 +114,7 @@ class Touch:
     rest: float = 0.12  # chance that a note is left out
     drones: tuple[float, ...] = ()  # constant tones, as multiples of the lowest note
     strokes: dict[str, Stroke] = field(default_factory=dict)  # drums: letter -> sound
-    patterns: tuple[
-        str, ...
-    ] = ()  # drums: a letter per beat, a capital for two at once, "." a pause
+    patterns: tuple[str, ...] = ()  # drums: a letter per beat, "." a pause
 
 # %% ../nbs/00b_worlds.ipynb #4f7b1861
 @dataclass(frozen=True)
@@ -153,19 +145,19 @@ _PLUCKED = {
         Tone(
             100,
             520,
-            tilt=3.5,
-            soft=8,
+            tilt=2.5,
+            soft=5,
             stretch=5e-5,
-            place=0.12,
+            place=0.11,
             attack=0.001,
             decay=0.75,
-            loss=2.8,
-            detune=0.8,
+            loss=1.8,
+            detune=0.6,
             knock=0.14,
-            knock_decay=0.01,
-            formants=((105, 3, 0.25), (210, 6, 0.25), (410, 3.5, 0.35), (3000, 1, 0.5)),
+            knock_decay=0.008,
+            formants=((95, 2.5, 0.25), (220, 7.5, 0.25), (370, 2, 0.5), (2950, 1, 0.5)),
         ),
-        Touch(rate=5.4, rhythm=(1,), figure=(0, 2, 3, 4, 5, 4, 3, 2), hold=1, bass=1, rest=0.05),
+        Touch(rate=5.6, rhythm=(1,), figure=(0, 2, 3, 4, 5, 4, 3, 2), hold=1, bass=1, rest=0.05),
         Look("lute", (0.08, 0.65, 0.72), 1.0, 1.0, "waist", 1.0),
     ),
     "banjo": Instrument(
@@ -233,22 +225,23 @@ _PLUCKED = {
     "pipa": Instrument(
         "plucked",
         Tone(
-            150,
-            600,
+            165,
+            660,
             tilt=5,
-            soft=3.7,
-            stretch=3e-5,
-            place=0.12,
-            attack=0.002,
-            release=0.03,
-            decay=0.45,
-            loss=4.5,
+            soft=8,
+            stretch=5e-5,
+            place=0.15,
+            attack=0.004,
+            release=0.035,
+            decay=0.8,
+            loss=2.5,
             vibrato=0.2,
-            knock=0.2,
+            vibrato_rate=5,
+            knock=0.15,
             knock_decay=0.003,
-            formants=((430, 4, 0.4), (950, 2, 0.4), (2800, 2, 0.7), (150, -11, 0.6)),
+            formants=((340, 2, 0.35), (870, 1, 0.3), (4200, 4, 0.5), (110, -9, 0.5)),
         ),
-        Touch(rate=1.6, rhythm=(1, 2, 0.5), repeat=12, leap=3, hold=0.6, rest=0.05),
+        Touch(rate=2, rhythm=(1, 2, 0.5), repeat=9.5, leap=3, hold=0.75, rest=0.06),
         Look("lute", (0.09, 0.75, 0.60), 0.7, 0.9, "pear"),
     ),
     "ukulele": Instrument(
@@ -281,17 +274,17 @@ _BOWED = {
             290,
             tilt=4.5,
             soft=4,
-            attack=0.12,
+            attack=0.1,
             release=0.12,
             vibrato=0.22,
             vibrato_rate=5.3,
             glide=0.03,
             jitter=6,
-            noise=0.03,
-            ripple=5,
+            noise=0.025,
+            ripple=3,
             formants=((220, 5, 0.5), (450, 3, 0.4), (1500, 2, 0.6), (4000, -10, 0.8)),
         ),
-        Touch(rate=1.8, rhythm=(1, 2, 3, 1), hold=1.0, slur=0.6, rest=0.04),
+        Touch(rate=2.0, rhythm=(1, 2, 3, 1), hold=1.0, slur=0.6, rest=0.04),
         Look("fiddle", (0.05, 0.80, 0.48), 1.0, 1.15, "cello"),
     ),
     "erhu": Instrument(
@@ -299,17 +292,17 @@ _BOWED = {
         Tone(
             350,
             1050,
-            tilt=3,
-            soft=2,
+            tilt=2.5,
+            soft=1.5,
             attack=0.12,
             release=0.08,
-            vibrato=0.45,
+            vibrato=0.4,
             vibrato_rate=6,
-            glide=0.03,
-            jitter=10,
+            glide=0.045,
+            jitter=8,
             noise=0.03,
-            ripple=3,
-            formants=((650, 5, 0.4), (1600, 2, 0.4), (4800, 6, 0.6), (7000, -10, 0.6)),
+            ripple=3.5,
+            formants=((650, 6, 0.35), (1300, -3, 0.3), (3800, 8, 0.6), (7000, -9, 0.65)),
         ),
         Touch(rate=2.4, rhythm=(1, 1, 2, 0.5), hold=0.98, leap=2, slur=0.6, rest=0.03),
         Look("fiddle", (0.03, 0.60, 0.40), 1.2, 0.6, "erhu"),
@@ -519,18 +512,20 @@ _STRUCK = {
     "xylophone": Instrument(
         "struck",
         Tone(
-            390,
-            1560,
-            tilt=9,
-            soft=5,
+            460,
+            1840,
+            tilt=7,
+            soft=8,
             ratios=(1, 3, 6.1, 9.5),
             attack=0.001,
-            decay=0.13,
+            decay=0.11,
             loss=2,
-            knock=0.12,
-            knock_decay=0.004,
+            release=0.03,
+            knock=0.35,
+            knock_decay=0.0025,
+            ripple=1,
         ),
-        Touch(rate=6.0, rhythm=(1, 1, 0.5), leap=3, hold=1, rest=0.08),
+        Touch(rate=7.5, rhythm=(1, 1, 0.5), leap=3, hold=0.8, rest=0.15),
         Look("bars", (0.04, 0.70, 0.75)),
     ),
 }
@@ -655,7 +650,9 @@ def _fine(values: np.ndarray, samples: int) -> np.ndarray:
     return (values[:-1, None] + np.diff(values)[:, None] * ramp).reshape(-1)[:samples]
 
 
-def _knock(tone: Tone, note: Note, wave: np.ndarray, rng: np.random.Generator, sample_rate: int):
+def _knock(
+    tone: Tone, note: Note, wave: np.ndarray, rng: np.random.Generator, sample_rate: int
+) -> None:
     "Add the noise of one attack to a piece."
     time = np.arange(int(5 * tone.knock_decay * sample_rate)) / sample_rate
     burst = rng.standard_normal(len(time), np.float32) * np.exp(-time / tone.knock_decay)
@@ -745,41 +742,31 @@ def controls(
     samples: int,  # length of the piece
     rng: np.random.Generator,  # for what is unsteady
     sample_rate: int = 16000,  # in Hz
-) -> tuple[
-    np.ndarray, np.ndarray, np.ndarray, np.ndarray
-]:  # (values,) each: Hz, two gains, which note
+) -> tuple[np.ndarray, ...]:  # (values,) each: Hz, two gains, index of the note
     "Pitch, loudness, brightness and the note that sounds, 500 times a second."
     count = samples // _HOP + 2
     time = np.arange(count) * _HOP / sample_rate
     starts = np.array([note.start for note in notes])
     which = np.maximum(np.searchsorted(starts, time, side="right") - 1, 0)
     table = [
-        (n.pitch, n.before, n.level, n.length, p.level) for n, p in zip(notes, [*notes[:1], *notes])
+        (n.pitch, n.before, n.level, n.length, p.level)
+        for n, p in zip(notes, [*notes[:1], *notes], strict=False)
     ]
     pitch, before, level, length, past = np.array(table)[which].T
     age, slurred = time - starts[which], before > 0
     began, age = age >= 0, np.maximum(age, 0)
 
-    wave = np.sin(
-        2
-        * np.pi
-        * np.cumsum(tone.vibrato_rate * (1 + 0.06 * _wander(count, 200, rng)))
-        * _HOP
-        / sample_rate
-    )
+    rate = tone.vibrato_rate * (1 + 0.06 * _wander(count, 200, rng))
+    wave = np.sin(2 * np.pi * np.cumsum(rate) * _HOP / sample_rate)
     late = np.clip((age - 0.12) / 0.25, 0, 1) * (1 + 0.2 * _wander(count, 300, rng))
-    scoop = np.where(
-        slurred,
-        12 * np.log2(np.where(slurred, before, pitch) / pitch) * np.exp(-age / tone.glide),
-        -0.25 * np.exp(-age / 0.02),
-    )
+    leap = 12 * np.log2(np.where(slurred, before, pitch) / pitch)
+    scoop = np.where(slurred, leap * np.exp(-age / tone.glide), -0.25 * np.exp(-age / 0.02))
     drift = 0.007 * tone.jitter * (_wander(count, 12, rng) + _wander(count, 80, rng))
     pitch = pitch * 2 ** ((scoop + drift + tone.vibrato * late * wave) / 12)
 
     fresh = level * (1 - np.exp(-2 * age / tone.attack))
-    tied = (past + (level - past) * np.minimum(age / 0.04, 1)) * (
-        1 - 0.25 * np.exp(-(((age - 0.01) / 0.02) ** 2))
-    )
+    dip = 1 - 0.25 * np.exp(-(((age - 0.01) / 0.02) ** 2))
+    tied = (past + (level - past) * np.minimum(age / 0.04, 1)) * dip
     arch = 0.8 + 0.3 * np.sin(np.pi * np.clip(age / np.maximum(length, 1e-3), 0, 1))
     stop = np.clip((length + tone.release - age) / tone.release, 0, 1)
     loudness = np.where(slurred, tied, fresh) * arch * stop * began
@@ -863,9 +850,8 @@ def drummed(
     for note in notes:
         key = note.stroke, int(rng.integers(3))
         if key not in bank:
-            bank[key] = drum_voice(
-                strokes[note.stroke], note.pitch * rng.uniform(0.98, 1.02), rng, sample_rate
-            )
+            pitch = note.pitch * rng.uniform(0.98, 1.02)
+            bank[key] = drum_voice(strokes[note.stroke], pitch, rng, sample_rate)
         part = wave[round(note.start * sample_rate) :][: len(bank[key])]
         part += np.float32(note.level) * bank[key][: len(part)]
     return wave
@@ -955,12 +941,8 @@ def _chords(
         accent = rng.uniform(0.85, 1) * (1 if index % 4 == 0 else 0.75)
         if touch.bass and index % 4 == 0:
             notes.append(Note(time, 4 * beat, float(touch.bass * pool[0]), 0.8))
-        order = (
-            np.arange(touch.chord)
-            if not touch.figure
-            else np.array([touch.figure[index % len(touch.figure)]])
-        )
-        order = order if rng.random() < 0.65 else order[::-1]
+        figure = touch.figure[index % len(touch.figure) :][:1] if touch.figure else ()
+        order = np.array(figure or range(touch.chord))[:: 1 if rng.random() < 0.65 else -1]
         gap, late = touch.strum * rng.uniform(0.7, 1.3), 0.006 * abs(rng.standard_normal())
         if rng.random() >= touch.rest or index == 0:
             for place, which in enumerate(order):
@@ -1110,9 +1092,8 @@ def play(
     size = fast_length(len(here[0]) + len(here[1]))
     answer = np.fft.irfft(np.fft.rfft(here[0], size) * np.fft.rfft(here[1], size), size)
     size = fast_length(samples + size)
-    wet = np.fft.irfft(np.fft.rfft(dry, size) * np.fft.rfft(answer.astype(np.float32), size), size)[
-        :samples
-    ]
+    lines = np.fft.rfft(dry, size) * np.fft.rfft(answer.astype(np.float32), size)
+    wet = np.fft.irfft(lines, size)[:samples]
     edge = min(samples, round(0.02 * sample_rate))
     wet[samples - edge :] *= np.linspace(1, 0, edge)
     wet *= rng.uniform(0.5, 0.85) / max(np.abs(wet).max(), 1e-6)
