@@ -270,47 +270,47 @@ _BOWED = {
     "cello": Instrument(
         "bowed",
         Tone(
-            73,
-            290,
-            tilt=4.5,
-            soft=4,
-            attack=0.1,
-            release=0.12,
-            vibrato=0.22,
-            vibrato_rate=5.3,
-            glide=0.03,
-            jitter=6,
-            noise=0.025,
-            ripple=3,
-            formants=((220, 5, 0.5), (450, 3, 0.4), (1500, 2, 0.6), (4000, -10, 0.8)),
+            78,
+            308,
+            tilt=4.7,
+            soft=2,
+            attack=0.08,
+            release=0.05,
+            vibrato=0.28,
+            vibrato_rate=5.4,
+            glide=0.05,
+            jitter=8,
+            noise=0.022,
+            ripple=4.5,
+            formants=((205, 8, 0.42), (360, 2.8, 0.4), (4200, -14, 0.6)),
         ),
-        Touch(rate=2.0, rhythm=(1, 2, 3, 1), hold=1.0, slur=0.6, rest=0.04),
+        Touch(rate=2.8, rhythm=(1, 2, 3, 1), hold=1.0, leap=4, slur=0.6, rest=0.06),
         Look("fiddle", (0.05, 0.80, 0.48), 1.0, 1.15, "cello"),
     ),
     "erhu": Instrument(
         "bowed",
         Tone(
-            350,
-            1050,
+            310,
+            930,
             tilt=2.5,
             soft=1.5,
             attack=0.12,
             release=0.08,
             vibrato=0.4,
             vibrato_rate=6,
-            glide=0.045,
+            glide=0.06,
             jitter=8,
             noise=0.03,
             ripple=3.5,
             formants=((650, 6, 0.35), (1300, -3, 0.3), (3800, 8, 0.6), (7000, -9, 0.65)),
         ),
-        Touch(rate=2.4, rhythm=(1, 1, 2, 0.5), hold=0.98, leap=2, slur=0.6, rest=0.03),
+        Touch(rate=1.7, rhythm=(1, 1, 2, 0.5), hold=1.0, leap=2, slur=0.85, rest=0.03),
         Look("fiddle", (0.03, 0.60, 0.40), 1.2, 0.6, "erhu"),
     ),
     "violin": Instrument(
         "bowed",
         Tone(
-            392,
+            430,
             1760,
             tilt=2,
             soft=2,
@@ -324,7 +324,7 @@ _BOWED = {
             ripple=2,
             formants=((470, 9, 0.35), (840, 3, 0.3), (3600, 8, 0.5), (6400, -9, 0.45)),
         ),
-        Touch(rate=3.2, rhythm=(1, 1, 2), hold=1.0, leap=2, slur=0.5, rest=0.05),
+        Touch(rate=4.4, rhythm=(1, 1, 2), hold=0.92, leap=2, slur=0.35, rest=0.05),
         Look("fiddle", (0.06, 0.80, 0.72), 0.8, 0.9, "violin", 2.0),
     ),
 }
@@ -454,7 +454,7 @@ _REEDS = {
             noise=0.03,
             formants=((1500, 5, 0.5), (5000, -8, 0.8)),
         ),
-        Touch(rate=3.0, rhythm=(1, 1, 2), hold=0.97, leap=2, slur=0.7, rest=0.06),
+        Touch(rate=3.8, rhythm=(1, 1, 2), hold=0.97, leap=4, slur=0.8, rest=0.06),
         Look("tube", (0.62, 0.25, 0.20), 1.0, 1.0, "clarinet"),
     ),
     "saxophone": Instrument(
@@ -598,7 +598,7 @@ def spectrum(
     frequency = ratios * pitch
     loud = ratios ** (-tone.tilt / 6.02) * np.cos(0.5 * np.pi * np.minimum(frequency / top, 0.98))
     if tone.even < 1:
-        loud[1::2] *= np.minimum(tone.even + (frequency[1::2] / 3000) ** 2, 1)
+        loud[1::2] *= np.minimum(tone.even + (frequency[1::2] / 4000) ** 2, 1)
     if tone.place:
         loud *= np.abs(np.sin(np.pi * ratios * tone.place)) + 0.03
     both = np.stack([loud * ratios ** (-tone.soft / 6.02), loud])
