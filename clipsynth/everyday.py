@@ -845,12 +845,12 @@ _VEHICLE = {
         2 .4 0 * line dark .06 0 .4 -.04 .7
         """,
         (
-            Strike(
-                62, Rhythm(11, loose=0.01), decay=0.035, bend=0.6, noise=0.9, burst=0.03,
-                band=(120, 1500), dynamics=0.7,
+            Engine(
+                13, Rhythm(0.2, loose=0.2), (1, 1.03, 0.98), parts=2, uneven=1, jitter=0.004,
+                pipe=((60, 0), (130, -3), (260, -6), (520, -10)), ring=0.02, band=(100, 3000),
             ),
-            Texture((200, 4500), 5, swell=1.5, level=-9),
-            Voice(190, tilt=5, wobble=0.1, shape=(1,), level=-16),
+            Texture((200, 4500), 5, swell=1.5, level=-8),
+            Voice(190, tilt=5, wobble=0.1, shape=(1,), level=-18),
         ),
     ),
     "police car (siren)": Everyday(
@@ -915,10 +915,11 @@ _VEHICLE = {
         """,
         (
             Voice(
-                277, Rhythm(0.3, (1, 0.5, 1), 0.15), 2.2, (0.98, 1, 1, 0.99), (0, 1, 1, 1, 1, 0),
-                spread=0.1, chord=(1, 1.26, 1.5, 1.68), tilt=2, noise=0.04, mouths=("a",),
+                311, Rhythm(0.3, (1, 0.5, 1), 0.15), 2.5, (0.96, 1, 1, 0.97), (0, 1, 1, 1, 0.9, 0),
+                spread=0.2, wobble=0.1, chord=(1, 1.19, 1.335, 1.587, 2), tilt=2.3, noise=0.15,
+                mouths=("o",),
             ),
-            Texture((60, 900), 4, level=-16),
+            Texture((70, 1250), 4.5, swell=3, rate=2, level=-13),
         ),
         echo=2.0,
         wet=0.8,
@@ -1118,13 +1119,13 @@ _TOOLS = {
         """,
         (
             Engine(
-                230, Rhythm(0.25, loose=0.3), (0.8, 1.05, 1, 1.02, 1), (0.3, 1, 1, 1, 0.9), parts=8,
-                jitter=0.03, pipe=((450, 0), (900, 0), (2100, -3)), ring=0.004, band=(300, 7000),
-                tilt=2,
+                290, Rhythm(0.25, loose=0.3), (0.8, 1.05, 1, 1.02, 1), (0.3, 1, 1, 1, 0.9), uneven=0.6,
+                jitter=0.013, pipe=((300, 0), (600, 0), (1400, -3)), ring=0.003, gas=0.43,
+                band=(250, 7000), tilt=2,
             ),
-            Texture((200, 6000), 2, rate=6, peaks=((520, 6, 0.3), (1400, 5, 0.3)), level=-2),
+            Texture((200, 6000), 2, rate=2, peaks=((520, 9.5, 0.3), (1400, 2, 0.3)), level=-7),
         ),
-        echo=0.3,
+        echo=0.35,
         wet=0.4,
     ),
     "hammering nails": Everyday(
@@ -1143,12 +1144,13 @@ _TOOLS = {
         """,
         (
             Strike(
-                900, Rhythm(2.4, (1, 1, 1, 1, 2), 0.06), (1, 1.8, 2.9, 4.1), 0.02, spread=1.5,
-                noise=2, burst=0.012, band=(250, 6500),
+                440, Rhythm(2.6, (1, 1, 1, 1, 2), 0.1), (1, 1.8, 2.9, 4.1, 6), 0.013, 0.4, spread=1.5,
+                noise=2.6, burst=0.025, band=(130, 2800), again=((0.027, -15),),
             ),
-            Texture((40, 3000), 5, swell=1.5, level=-28),
+            Texture((40, 3000), 5, swell=1.5, level=-16),
         ),
-        echo=0.6,
+        echo=1.2,
+        wet=0.8,
     ),
 }
 
@@ -1275,12 +1277,12 @@ _HOME = {
         """,
         (
             Strike(
-                52, Rhythm(0.46, (1, 1.6), 0.3), decay=0.055, spread=2, noise=0.5, burst=0.11,
+                42, Rhythm(0.46, (1, 1.6), 0.3), decay=0.055, spread=2, noise=0.5, burst=0.11,
                 band=(50, 2200), dynamics=3, again=((0.035, -7),),
             ),
             Strike(
-                550, Rhythm(0.9, loose=0.6), (1, 1.6, 2.7), 0.02, spread=3, noise=2.2, burst=0.012,
-                band=(700, 6000), dynamics=4, again=((0.12, -1),), level=-24,
+                420, Rhythm(0.9, loose=0.6), (1, 1.6, 2.7), 0.02, spread=3, noise=2.2, burst=0.012,
+                band=(700, 6000), dynamics=4, again=((0.12, -1),), level=-20,
             ),
             Texture((40, 3500), 4, level=-24),
         ),
@@ -1302,14 +1304,14 @@ _HOME = {
         """,
         (
             Texture(
-                (250, 3500), 2, rate=7, peaks=((310, 9, 0.25), (1500, 7, 0.25)),
+                (320, 5900), 2.5, rate=9, peaks=((350, 10, 0.22), (1700, 3.5, 0.22)),
                 flow=(-26, 0, 0, 0, -1, -6, -12, -16, -20, -20, -22, -24),
-                rhythm=Rhythm(0.14, loose=0.1),
+                rhythm=Rhythm(0.11, loose=0.1),
             ),
-            Strike(400, Rhythm(14, loose=1), decay=0.035, bend=0.3, spread=6, dynamics=5, level=-7),
-            Texture((2500, 7500), level=-15),
+            Strike(580, Rhythm(28, loose=1), decay=0.028, bend=-0.5, spread=6, dynamics=5, level=-3),
+            Texture((2500, 7500), level=-18),
         ),
-        echo=0.6,
+        echo=0.7,
         wet=0.8,
     ),
     "vacuum cleaner cleaning floors": Everyday(
@@ -1387,13 +1389,13 @@ _SPORTS = {
         """,
         (
             Strike(
-                82, Rhythm(1.6, _DRIBBLE, 0.2), decay=0.045, bend=0.45, spread=1, noise=0.11,
-                burst=0.03, band=(80, 3200), dynamics=3, force=1,
+                78, Rhythm(1.6, _DRIBBLE, 0.15), decay=0.042, bend=0.45, spread=1, noise=0.1,
+                burst=0.035, band=(85, 2900), dynamics=3, force=1,
             ),
-            Texture((40, 3000), 5, swell=1.5, level=-28),
+            Texture((40, 3000), 5, swell=1.5, level=-23),
         ),
         echo=2.0,
-        wet=0.5,
+        wet=0.63,
     ),
     "motorboat, speedboat acceleration": Everyday(
         "sports",
@@ -1433,13 +1435,13 @@ _SPORTS = {
         """,
         (
             Strike(
-                850, Rhythm(3.4, (1, 0.62, 1, 0.62, 1, 0.62, 1, 2.2), 0.12), (1, 4.5, 7.2), 0.008, 0.7,
-                bend=0.3, spread=2, noise=0.45, burst=0.002, band=(500, 1600),
+                560, Rhythm(3, (1, 0.62, 1, 0.62, 1, 0.62, 1, 2.2), 0.12), (1, 4.65, 7.4), 0.0035,
+                bend=0.35, spread=2, noise=0.15, burst=0.0012, band=(470, 3600), dynamics=2.5, force=1,
             ),
-            Texture((40, 3000), 4, level=-30),
+            Texture((40, 3000), 4, level=-22),
         ),
-        echo=1.8,
-        wet=1.1,
+        echo=2.0,
+        wet=0.9,
     ),
 }
 _OTHERS = {
@@ -1487,12 +1489,13 @@ _OTHERS = {
                 band=(60, 1300), dynamics=4,
             ),
             Strike(
-                0, Rhythm(24, loose=1), noise=1, burst=0.005, band=(2000, 7500), dynamics=5,
-                level=-9,
+                0, Rhythm(24, loose=1), noise=1, burst=0.005, band=(2000, 7500), dynamics=5, level=-16
             ),
             Voice(2300, Rhythm(0.5, loose=0.5), 0.7, (1.5, 1, 0.6), spread=2, tilt=18, level=-16),
+            Texture((40, 2500), 5, level=-24),
         ),
-        echo=1.3,
+        echo=2.0,
+        wet=0.6,
     ),
     "telephone bell ringing": Everyday(
         "others",
@@ -1530,11 +1533,13 @@ _OTHERS = {
         """,
         (
             Strike(
-                2300, Rhythm(7, (1, 1, 0.7, 1.3, 1, 1.8), 0.4), (1, 1.7, 2.2), 0.004, spread=5,
-                noise=1, burst=0.004, band=(1200, 7500), dynamics=3, again=((0.07, -7),),
+                0, Rhythm(7, (1, 1, 0.7, 1.3, 1, 1.8), 0.4), noise=1, burst=0.006, band=(800, 7500),
+                dynamics=3, again=((0.07, -7),),
             ),
-            Strike(320, Rhythm(7, loose=0.6), (1, 2.1, 3.3), 0.008, spread=4, noise=1, burst=0.006, band=(150, 1500), level=-12),
-            Texture((40, 3000), 5, swell=1.5, level=-20),
+            Strike(
+                320, Rhythm(7, (1, 1, 0.7, 1.3, 1, 1.8), 0.4), (1, 2.1), 0.008, spread=4, level=-20
+            ),
+            Texture((40, 3000), 5, swell=1.5, level=-15),
         ),
         echo=0.2,
         wet=0.3,
