@@ -321,7 +321,8 @@ def struck(
     times = moments(strike.rhythm, traits, seconds, rng)
     beat = 2 ** (0.5 - traits.tempo) / strike.rhythm.rate
     force = np.minimum(np.diff(times, prepend=times[0] - beat) / beat, 1) ** strike.force
-    gains = force * 10 ** (strike.dynamics * rng.standard_normal(len(times)) / 20)
+    luck = np.clip(rng.standard_normal(len(times)), -2, 2)  # no hit outdoes all others
+    gains = force * 10 ** (strike.dynamics * luck / 20)
     for moment, gain in zip(times, gains.astype(np.float32), strict=True):
         start, hit = int(moment * sample_rate), hits[rng.integers(kinds)]
         part = wave[max(0, start) : max(0, start + len(hit))]
@@ -425,7 +426,7 @@ def engine_tracks(
 
 def fired(
     engine: Engine,
-    traits: Traits,
+    traits: Traits,  # size moves speed, pipe and hiss by an octave, tempo the pulls
     seconds: float,
     rng: np.random.Generator,
     sample_rate: int = 16000,  # in Hz
@@ -444,7 +445,7 @@ def fired(
     first, share = place.astype(int), place % 1  # a pulse between two samples is shared by them
     train = np.bincount(first, strength * (1 - share), size)
     train += np.bincount(first + 1, strength * share, size)
-    shift, time = 2 ** (0.5 * (0.5 - traits.size)), np.arange(sample_rate // 8) / sample_rate
+    shift, time = 2 ** (0.5 - traits.size), np.arange(sample_rate // 8) / sample_rate
     pipe, lowest = np.zeros(len(time)), engine.pipe[0][0]
     for centre, level in engine.pipe:
         step = -((centre / lowest) ** 0.5) / engine.ring + 2j * np.pi * centre * shift
@@ -916,8 +917,7 @@ _VEHICLE = {
         (
             Voice(
                 311, Rhythm(0.3, (1, 0.5, 1), 0.15), 2.5, (0.96, 1, 1, 0.97), (0, 1, 1, 1, 0.9, 0),
-                spread=0.2, wobble=0.1, chord=(1, 1.19, 1.335, 1.587, 2), tilt=2.3, noise=0.15,
-                mouths=("o",),
+                spread=0.2, wobble=0.1, chord=(1, 1.19, 1.335, 1.587, 2), tilt=5, noise=0.15,
             ),
             Texture((70, 1250), 4.5, swell=3, rate=2, level=-13),
         ),
@@ -942,7 +942,7 @@ _VEHICLE = {
         (
             Voice(
                 415, Rhythm(1.5, (0.7, 0.5, 1.9, 1), 0.3), 0.42, shape=(0, 1, 1, 1, 1, 0),
-                spread=0.05, chord=(1, 1.25), tilt=1.5, mouths=("e",), throat=1.2,
+                spread=0.05, chord=(1, 1.25), tilt=2, mouths=("a",), throat=1.2,
             ),
             Texture((80, 2500), 5, level=-18),
         ),
@@ -1277,7 +1277,7 @@ _HOME = {
         """,
         (
             Strike(
-                42, Rhythm(0.46, (1, 1.6), 0.3), decay=0.055, spread=2, noise=0.5, burst=0.11,
+                62, Rhythm(0.46, (1, 1.6), 0.3), decay=0.055, spread=2, noise=0.8, burst=0.11,
                 band=(50, 2200), dynamics=3, again=((0.035, -7),),
             ),
             Strike(
