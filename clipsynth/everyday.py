@@ -1119,7 +1119,8 @@ _TOOLS = {
         """,
         (
             Engine(
-                290, Rhythm(0.25, loose=0.3), (0.8, 1.05, 1, 1.02, 1), (0.3, 1, 1, 1, 0.9), uneven=0.6,
+                290, Rhythm(0.25, loose=0.3), (0.8, 1.05, 1, 1.02, 1), (0.3, 1, 1, 1, 0.9),
+                uneven=0.6,
                 jitter=0.013, pipe=((300, 0), (600, 0), (1400, -3)), ring=0.003, gas=0.43,
                 band=(250, 7000), tilt=2,
             ),
@@ -1144,7 +1145,8 @@ _TOOLS = {
         """,
         (
             Strike(
-                440, Rhythm(2.6, (1, 1, 1, 1, 2), 0.1), (1, 1.8, 2.9, 4.1, 6), 0.013, 0.4, spread=1.5,
+                440, Rhythm(2.6, (1, 1, 1, 1, 2), 0.1), (1, 1.8, 2.9, 4.1, 6), 0.013, 0.4,
+                spread=1.5,
                 noise=2.6, burst=0.025, band=(130, 2800), again=((0.027, -15),),
             ),
             Texture((40, 3000), 5, swell=1.5, level=-16),
@@ -1170,7 +1172,8 @@ _NATURE = {
         (
             Strike(0, Rhythm(9, loose=1), noise=1, burst=0.002, band=(600, 6500), dynamics=8),
             Strike(
-                0, Rhythm(40, loose=1), noise=1, burst=0.0008, band=(2000, 7500), dynamics=6, level=-8
+                0, Rhythm(40, loose=1), noise=1, burst=0.0008, band=(2000, 7500), dynamics=6,
+                level=-8
             ),
             Texture((100, 5000), 3, swell=2.5, rate=2.5, level=-4),
         ),
@@ -1231,7 +1234,8 @@ _NATURE = {
                 0, Rhythm(0.4, (1, 0.4, 1.4), 0.5), noise=1, burst=0.45, band=(45, 220), dynamics=3
             ),
             Strike(
-                0, Rhythm(0.4, loose=0.6), noise=1, burst=0.16, band=(120, 1200), dynamics=4, level=-4
+                0, Rhythm(0.4, loose=0.6), noise=1, burst=0.16, band=(120, 1200), dynamics=4,
+                level=-4
             ),
             Texture((30, 480), 4, swell=5, rate=2.5, level=-5),
             Texture((900, 7000), 2, swell=1.5, level=-21),
@@ -1308,7 +1312,9 @@ _HOME = {
                 flow=(-26, 0, 0, 0, -1, -6, -12, -16, -20, -20, -22, -24),
                 rhythm=Rhythm(0.11, loose=0.1),
             ),
-            Strike(580, Rhythm(28, loose=1), decay=0.028, bend=-0.5, spread=6, dynamics=5, level=-3),
+            Strike(
+                580, Rhythm(28, loose=1), decay=0.028, bend=-0.5, spread=6, dynamics=5, level=-3,
+            ),
             Texture((2500, 7500), level=-18),
         ),
         echo=0.7,
@@ -1411,7 +1417,8 @@ _SPORTS = {
         """,
         (
             Engine(
-                70, Rhythm(0.2, loose=0.3), (1, 1.6, 2.4, 2.6, 2.7, 2.5, 1.2), (0.6, 1, 1, 0.9, 0.9, 0.6),
+                70, Rhythm(0.2, loose=0.3), (1, 1.6, 2.4, 2.6, 2.7, 2.5, 1.2),
+                (0.6, 1, 1, 0.9, 0.9, 0.6),
                 parts=6, gas=0.3,
             ),
             Texture((400, 6000), 2, swell=4, rate=1.5, level=-5),
@@ -1436,7 +1443,8 @@ _SPORTS = {
         (
             Strike(
                 560, Rhythm(3, (1, 0.62, 1, 0.62, 1, 0.62, 1, 2.2), 0.12), (1, 4.65, 7.4), 0.0035,
-                bend=0.35, spread=2, noise=0.15, burst=0.0012, band=(470, 3600), dynamics=2.5, force=1,
+                bend=0.35, spread=2, noise=0.15, burst=0.0012, band=(470, 3600), dynamics=2.5,
+                force=1,
             ),
             Texture((40, 3000), 4, level=-22),
         ),
@@ -1489,7 +1497,8 @@ _OTHERS = {
                 band=(60, 1300), dynamics=4,
             ),
             Strike(
-                0, Rhythm(24, loose=1), noise=1, burst=0.005, band=(2000, 7500), dynamics=5, level=-16
+                0, Rhythm(24, loose=1), noise=1, burst=0.005, band=(2000, 7500), dynamics=5,
+                level=-16
             ),
             Voice(2300, Rhythm(0.5, loose=0.5), 0.7, (1.5, 1, 0.6), spread=2, tilt=18, level=-16),
             Texture((40, 2500), 5, level=-24),
