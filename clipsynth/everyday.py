@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['MOUTHS', 'Sound', 'EVERYDAY', 'COLOURS', 'PLACES', 'CLUTTER', 'DAMAGE', 'OUTCOMES', 'Rhythm', 'moments', 'Voice',
-           'voice_tracks', 'filtered', 'mouth_gain', 'voiced', 'Strike', 'band_gain', 'struck', 'Texture', 'rustled',
-           'Everyday', 'recipe_of', 'everyday_sound', 'paint_box', 'strokes', 'put', 'Place', 'Setting',
-           'everyday_picture', 'draw_everyday', 'Clip', 'everyday_clips', 'sound_parts', 'clip_frames', 'damage',
-           'render_clip', 'render_everyday']
+           'voice_tracks', 'filtered', 'mouth_gain', 'pulse', 'voiced', 'chorus', 'Strike', 'band_gain', 'struck',
+           'Crew', 'worked', 'Texture', 'rustled', 'Everyday', 'recipe_of', 'everyday_sound', 'paint_box', 'strokes',
+           'put', 'Place', 'Setting', 'everyday_picture', 'draw_everyday', 'Clip', 'everyday_clips', 'sound_parts',
+           'clip_frames', 'damage', 'render_clip', 'render_everyday']
 
 # %% ../nbs/00d_everyday.ipynb #48ce680e
 import csv
@@ -45,7 +45,6 @@ from clipsynth.worlds import (
     motion_marks,
     paint_of,
     play,
-    polynomial,
     render_all,
     room_tone,
     video_ids,
@@ -88,6 +87,11 @@ MOUTHS = {  # resonances: (Hz, dB)
     "pipe": ((150, 0), (320, -3), (700, -3), (1500, -7), (3200, -12)),
     "spray": ((600, -2), (1000, 0), (1700, 0), (2900, -2), (4900, -6)),
     "drain": ((200, 0), (420, -2), (900, -10)),
+    "hoot": ((380, 0), (800, -24)),
+    "lips": ((380, 0), (900, -8), (2200, -16)),
+    "muzzle": ((520, -2), (1150, 0), (2300, -4), (3600, -10)),
+    "nose": ((230, 0), (550, -6), (870, -12), (1190, -18), (1510, -24)),
+    "bell": ((300, 0), (900, -4), (1500, -8), (2100, -12), (2700, -16), (3300, -20), (3900, -24)),
 }
 
 
@@ -102,6 +106,7 @@ class Voice:
     shape: tuple[float, ...] = (0.0, 1.0, 1.0, 1.0, 0.0)  # of the loudness along an event
     spread: float = 0.5  # deviation of the pitch from event to event, in semitones
     wobble: float = 0.0  # unrest of the pitch, in semitones
+    jitter: float = 0.0  # unrest from pulse to pulse: share of the pitch; four times that of the loudness
     chord: tuple[float, ...] = (1.0,)  # what sounds together, as multiples of the pitch
     tilt: float = 6.0  # how fast the partials fall, in dB per octave
     noise: float = 0.0  # share of breath, 0..1
@@ -110,6 +115,7 @@ class Voice:
     speaks: bool = False  # one of the mouths for each event instead, by chance
     throat: float = 1.0  # the mouths' frequencies are multiplied by this
     voices: int = 1  # how many do this, each for itself
+    apart: float = 0.0  # how far their pitches lie apart at most, in semitones
     level: float = 0.0  # beside the other parts of a sound, in dB
 
 # %% ../nbs/00d_everyday.ipynb #b94ac365
@@ -147,6 +153,9 @@ def voice_tracks(
         unrest = rng.standard_normal(steps // 12 + 2)
         smooth = np.interp(np.arange(steps) / 12, np.arange(len(unrest)), unrest)
         pitch *= 2 ** (voice.wobble / 12 * smooth)
+    if voice.jitter:
+        pitch *= 1 + voice.jitter * rng.standard_normal(steps)
+        loud *= np.maximum(1 + 4 * voice.jitter * rng.standard_normal(steps), 0)
     return pitch, loud, np.convolve(np.pad(mouth, 5, mode="edge"), np.ones(11) / 11, "valid")
 
 # %% ../nbs/00d_everyday.ipynb #458f1f05
@@ -186,6 +195,17 @@ def mouth_gain(
     return np.array(rows, np.float32)
 
 
+def pulse(
+    partials: int,  # how many; none may lie above half the sample rate
+    tilt: float,  # how fast they fall, in dB per octave
+) -> np.ndarray:  # (16384,) float32, of mean square 1/2
+    "One period of a pulse."
+    power = np.arange(1, partials + 1) ** (-tilt / 6.02)
+    spectrum = np.zeros(8193, np.complex64)
+    spectrum[1 : partials + 1] = -8192j * power / np.linalg.norm(power)
+    return np.fft.irfft(spectrum).astype(np.float32)
+
+
 def voiced(
     voice: Voice,
     traits: Traits,
@@ -200,14 +220,10 @@ def voiced(
     track = np.interp(time, np.arange(len(pitch)), pitch)
     wave = np.zeros(samples, np.float32)
     for multiple in voice.chord if voice.noise < 1 else ():
-        cycles = np.cumsum(track * multiple) / sample_rate
-        angle = (2 * np.pi * (cycles % 1)).astype(np.float32)
+        cycles = np.cumsum(track) * (multiple / sample_rate)
         top = 0.475 * sample_rate / (multiple * pitch[loud > 0].max(initial=40.0))
-        partial = np.arange(1, int(np.clip(top, 1, 48)) + 1, dtype=np.float32)
-        power = partial ** (-voice.tilt / 6.02)
-        turn = np.empty(samples, np.complex64)
-        turn.real, turn.imag = np.cos(angle), np.sin(angle)
-        wave += polynomial(power / np.linalg.norm(power), turn)
+        table = pulse(int(np.clip(top, 1, 48)), voice.tilt)
+        wave += table[((cycles - np.floor(cycles)) * len(table)).astype(np.int32)]
     breath = rng.standard_normal(samples, np.float32)
     wave = (1 - voice.noise) * wave + voice.noise * breath
     if voice.mouths:
@@ -225,6 +241,31 @@ def voiced(
         flutter = 0.5 + 0.5 * np.cos((2 * np.pi * turns).astype(np.float32))
         loudness *= 1 - depth + depth * flutter**2
     return (wave * loudness).astype(np.float32)
+
+# %% ../nbs/00d_everyday.ipynb #7ff73040
+_SOLO = 4  # voices that are made each for itself
+
+
+def chorus(
+    voice: Voice,  # with the number of those who do this
+    traits: Traits,
+    seconds: float,
+    rng: np.random.Generator,
+    sample_rate: int = 16000,  # in Hz
+) -> np.ndarray:  # (samples,) float32
+    "The sound of all who have one kind of voice."
+    if voice.voices == 1:
+        return voiced(voice, traits, seconds, rng, sample_rate)
+    parts: list[np.ndarray] = []
+    for one in range(voice.voices):
+        if one < _SOLO:
+            shift = 2 ** (voice.apart * rng.uniform(-1, 1) / 12)
+            own = replace(voice, pitch=voice.pitch * shift, throat=voice.throat * shift**0.4)
+            parts.append(voiced(own, traits, seconds, rng, sample_rate))
+        else:
+            far = np.float32(10 ** (-abs(rng.normal(0, 6)) / 20))
+            parts.append(far * np.roll(parts[one % _SOLO], rng.integers(len(parts[0]))))
+    return np.sum(parts, axis=0)
 
 # %% ../nbs/00d_everyday.ipynb #d9b8ff2b
 @dataclass(frozen=True)
@@ -300,6 +341,55 @@ def struck(
         part += gain * hit[max(0, -start) :][: len(part)]
     return wave
 
+# %% ../nbs/00d_everyday.ipynb #743d1e5a
+@dataclass(frozen=True)
+class Crew:
+    "Several alike things that strike, each with a resonance and a pace of its own: hands, hooves."
+
+    rate: float  # blows per second of each at tempo 0.5
+    members: int = 40  # pairs of hands, or animals
+    feet: int = 1  # of each member, which share its beat evenly
+    band: tuple[float, float] = (850.0, 2500.0)  # of the resonances at size 0.5, in Hz
+    width: float = 0.4  # of a resonance: octaves until it has fallen by 6 dB
+    decay: float = 0.004  # of a blow: seconds until it has fallen by 8.7 dB
+    loose: float = 0.05  # deviation of a blow from the beat, as a share of it
+    reach: float = 3.0  # deviation of the level from one to the next, in dB
+    level: float = 0.0  # beside the other parts of a sound, in dB
+
+
+def worked(
+    crew: Crew,
+    traits: Traits,  # size moves the resonances by an octave, tempo the beat
+    seconds: float,
+    rng: np.random.Generator,
+    sample_rate: int = 16000,  # in Hz
+) -> np.ndarray:  # (samples,) float32
+    "The sound of a crew."
+    length = int(6 * crew.decay * sample_rate)
+    wave = np.zeros(round(seconds * sample_rate) + length, np.float32)
+    octave = np.log2(np.maximum(np.fft.rfftfreq(2 * length, 1 / sample_rate), 20))
+    fall = np.exp(-np.arange(length) / (crew.decay * sample_rate))
+    low, high = np.log2(crew.band)
+    for _ in range(crew.members):
+        far = 10 ** (-abs(crew.reach * rng.standard_normal()) / 20)
+        beat = 2 ** (0.5 - traits.tempo + 0.15 * rng.standard_normal()) / crew.rate
+        begin = rng.random() * beat
+        for foot in range(crew.feet):
+            centre = rng.uniform(low, high) + 0.5 - traits.size
+            gain = 10 ** (-np.minimum(6 * np.abs(octave - centre) / crew.width, 40) / 20)
+            noise = np.fft.rfft(rng.standard_normal((4, length)), 2 * length)
+            blows = np.fft.irfft(noise * gain)[:, :length] * fall
+            blows *= far / np.linalg.norm(blows, axis=1, keepdims=True)
+            times = begin + beat * (np.arange(int(seconds / beat) + 1) + foot / crew.feet)
+            times += crew.loose * beat * rng.standard_normal(len(times))
+            force = 10 ** (1.5 * rng.standard_normal(len(times)) / 20)
+            starts = (times * sample_rate).astype(int)
+            inside = (starts >= 0) & (starts < len(wave) - length)
+            kinds = (force[:, None] * np.resize(blows, (len(times), length))).astype(np.float32)
+            for start, blow in zip(starts[inside].tolist(), kinds[inside], strict=True):
+                wave[start : start + length] += blow
+    return wave[: len(wave) - length]
+
 # %% ../nbs/00d_everyday.ipynb #12a68bac
 @dataclass(frozen=True)
 class Texture:
@@ -338,7 +428,7 @@ def rustled(
     )
 
 # %% ../nbs/00d_everyday.ipynb #0c463342
-Sound = Voice | Strike | Texture
+Sound = Voice | Strike | Texture | Crew
 
 
 @dataclass(frozen=True)
@@ -376,8 +466,9 @@ def _sound(
         return struck(sound, traits, seconds, rng, sample_rate)
     if isinstance(sound, Texture):
         return rustled(sound, traits, seconds, rng, sample_rate)
-    parts = [voiced(sound, traits, seconds, rng, sample_rate) for _ in range(sound.voices)]
-    return np.sum(parts, axis=0)
+    if isinstance(sound, Crew):
+        return worked(sound, traits, seconds, rng, sample_rate)
+    return chorus(sound, traits, seconds, rng, sample_rate)
 
 
 def everyday_sound(
@@ -407,6 +498,7 @@ def everyday_sound(
     return (gain * wave).astype(np.float32)
 
 # %% ../nbs/00d_everyday.ipynb #1d08095f
+_AIR = Texture((60, 3000), 4, swell=3, rate=0.4, level=-28)
 _ANIMALS = {
     "bee, wasp, etc. buzzing": Everyday(
         "animals",
@@ -424,9 +516,10 @@ _ANIMALS = {
         """,
         (
             Voice(
-                215, Rhythm(1.6, loose=0.6), shape=(0.4, 1, 0.5), spread=2.5, wobble=0.5, tilt=3,
-                noise=0.04,
+                260, Rhythm(0.7, loose=0.6), shape=(0.4, 1, 0.5), spread=2.5, wobble=0.5, tilt=3,
+                jitter=0.03, noise=0.1, voices=2, apart=4,
             ),
+            _AIR,
         ),
     ),
     "bird chirping, tweeting": Everyday(
@@ -471,9 +564,11 @@ _ANIMALS = {
         """,
         (
             Voice(
-                690, Rhythm(0.75, (1, 1.4), 0.3), 0.65, (0.75, 1.2, 1.3, 1.1, 0.7), spread=1.5,
-                tilt=8, noise=0.05, mouths=("i", "a", "o", "u"), throat=1.35,
+                600, Rhythm(0.75, (1, 1.4), 0.3), 0.65, (0.8, 1.1, 1.2, 1.15, 0.85),
+                (0, 0.6, 1, 0.9, 0.6, 0), spread=1.5, tilt=4, jitter=0.01, noise=0.05,
+                mouths=("i", "e", "a", "o", "u"), throat=1.35,
             ),
+            _AIR,
         ),
         echo=0.2,
     ),
@@ -498,11 +593,13 @@ _ANIMALS = {
         """,
         (
             Voice(
-                150, Rhythm(0.5, (1, 1.3), 0.2), 1.6, (0.85, 1.1, 1.12, 1.0, 0.75), spread=1,
-                tilt=3, noise=0.05, mouths=("u", "o", "o", "u"), throat=0.75,
+                165, Rhythm(0.39, (1, 1.5), 0.2), 1.0, (0.6, 0.8, 1.05, 1.02, 1, 0.7),
+                (0, 0.8, 0.8, 1, 1, 0.8, 0), tilt=8.7, wobble=0.15, jitter=0.008, noise=0.03,
+                rough=(82.5, 0.4), mouths=("nose", "nose", "bell", "bell", "nose"), spread=1,
             ),
+            replace(_AIR, level=-35),
         ),
-        echo=0.5,
+        echo=0.35,
     ),
     "crow cawing": Everyday(
         "animals",
@@ -546,9 +643,11 @@ _ANIMALS = {
         """,
         (
             Voice(
-                330, Rhythm(3.2, (1, 1, 2.6), 0.2), 0.17, (1.15, 1.25, 0.7), (0, 1, 0.8, 0.3, 0),
-                tilt=2, noise=0.25, mouths=("o", "a", "o"), throat=1.15,
+                480, Rhythm(2.2, (1, 1, 2.2), 0.2), 0.16, (0.75, 1.25, 1.1, 0.6),
+                (0, 1, 0.9, 0.35, 0), spread=1, tilt=4, jitter=0.03, noise=0.3,
+                mouths=("lips", "muzzle", "lips"),
             ),
+            _AIR,
         ),
         echo=0.3,
     ),
@@ -570,10 +669,11 @@ _ANIMALS = {
         """,
         (
             Voice(
-                190, Rhythm(1.9, (1, 1, 1.6), 0.15), 0.42, (0.8, 1.1), spread=0.8, tilt=1,
-                noise=0.1, rough=(26, 1.0), mouths=("o", "e"), throat=1.5,
+                60, Rhythm(1.9, (1, 1, 1.6), 0.15), 0.42, (0.8, 1.1), spread=0.8, tilt=1,
+                jitter=0.01, noise=0.1, mouths=("o", "muzzle"), throat=1.3,
             ),
-            Texture((3000, 6000), level=-26),
+            _AIR,
+            Texture((2500, 6000), 2, swell=4, rate=2, level=-24),
         ),
     ),
     "horse clip-clop": Everyday(
@@ -594,12 +694,10 @@ _ANIMALS = {
         box red -.1 -.1 .22 .1
         """,
         (
-            Strike(
-                720, Rhythm(4.2, (1, 1.5), 0.06), (1, 2.3, 3.7), 0.025, spread=2.5, noise=1.0,
-                burst=0.018, band=(500, 2600),
-            ),
+            Crew(1.95, 2, 4, (400, 1400), 0.5, 0.003, reach=4.5, loose=0.08),
+            replace(_AIR, level=-12),
         ),
-        echo=0.35,
+        echo=0.12,
     ),
     "owl hooting": Everyday(
         "animals",
@@ -620,10 +718,11 @@ _ANIMALS = {
         """,
         (
             Voice(
-                360, Rhythm(1.7, (1.6, 0.8, 0.8, 2), 0.1), 0.4, (0.92, 1.03, 0.95), spread=0.3,
-                tilt=22, noise=0.02, mouths=("u",),
+                440, Rhythm(1.7, (1.6, 0.8, 0.8, 2.5), 0.05), 0.4, (0.9, 1.02, 1.0, 0.93),
+                (0, 0.8, 1, 0.9, 0), spread=0.3, wobble=0.2, tilt=18, jitter=0.003, noise=0.02,
+                mouths=("hoot",),
             ),
-            Texture((4000, 7000), level=-30),
+            _AIR,
         ),
         echo=0.7,
     ),
@@ -645,12 +744,12 @@ _ANIMALS = {
         """,
         (
             Strike(
-                950, Rhythm(15, (1,) * 11 + (9,), 0.02), (1, 1.9, 3.1), 0.018, noise=0.7,
-                burst=0.006, band=(700, 4000), dynamics=1.5,
+                950, Rhythm(12, (1,) * 12 + (8,), 0.02), (1, 2.3, 3.6), 0.007, 0.9, noise=0.3,
+                burst=0.001, band=(750, 3200),
             ),
-            Texture((2500, 6000), level=-28),
+            _AIR,
         ),
-        echo=0.5,
+        echo=0.75,
     ),
 }
 
@@ -915,9 +1014,10 @@ _PEOPLE = {
         line yellow .07 -.35 -.78 -.5 -.95
         """,
         (
-            Strike(0, Rhythm(34, loose=0.9), noise=1, burst=0.011, band=(800, 3200), dynamics=4),
+            Crew(3.9, 80, reach=4),
+            Texture((1300, 3000), swell=1, level=-12),
         ),
-        echo=0.5,
+        echo=0.6,
     ),
     "people crowd": Everyday(
         "people",
@@ -936,12 +1036,18 @@ _PEOPLE = {
         """,
         (
             Voice(
-                150, Rhythm(4.4, (1, 0.8, 1.3, 1, 2.0), 0.4), 0.2, (1.05, 0.95), spread=5, tilt=5,
-                noise=0.1, mouths=_VOWELS, speaks=True, voices=4,
+                415, Rhythm(2, (1, 1.6, 0.8), 0.5), 0.3, (0.9, 1.08, 1, 0.9), (0, 0.8, 1, 0.8, 0),
+                spread=3, wobble=0.35, tilt=3.6, jitter=0.028, noise=0.22,
+                mouths=("a", "e", "o"), speaks=True, throat=1.1, voices=8, apart=5,
             ),
-            Texture((250, 1800), 3, swell=1.5, level=-8),
+            Voice(
+                175, Rhythm(4.4, (1, 0.8, 1.3, 1, 2.0), 0.3), 0.2, (1.05, 0.95), spread=2, tilt=5,
+                jitter=0.01, noise=0.08, mouths=_VOWELS, speaks=True, voices=9, apart=6, level=-18,
+            ),
+            Crew(4, 20, level=-10),
+            Texture((380, 1860), 2, swell=1, level=-8),
         ),
-        echo=0.6,
+        echo=1.3,
     ),
 }
 _TOOLS = {
