@@ -89,7 +89,6 @@ MOUTHS = {  # resonances: (Hz, dB)
     "drain": ((200, 0), (420, -2), (900, -10)),
     "hoot": ((380, 0), (800, -24)),
     "lips": ((380, 0), (900, -8), (2200, -16)),
-    "muzzle": ((520, -2), (1150, 0), (2300, -4), (3600, -10)),
     "nose": ((230, 0), (550, -6), (870, -12), (1190, -18), (1510, -24)),
     "bell": ((300, 0), (900, -4), (1500, -8), (2100, -12), (2700, -16), (3300, -20), (3900, -24)),
 }
@@ -171,8 +170,12 @@ def filtered(
     padded = np.pad(wave.astype(np.float32), (_WINDOW - _STEP, _WINDOW))
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_STEP]
     gain = gain if len(gain) == 1 else gain[np.minimum(np.arange(len(frames)), len(gain) - 1)]
-    pieces = np.fft.irfft(np.fft.rfft(frames * window) * gain.astype(np.float32), _WINDOW)
-    pieces *= window / 1.5
+    sounds = padded[: len(padded) // _STEP * _STEP].reshape(-1, _STEP).any(1)
+    busy = np.convolve(sounds, np.ones(4), "valid")[: len(frames)] > 0
+    gain = gain if len(gain) == 1 else gain[busy]
+    spectrum = np.fft.rfft(frames[busy] * window) * gain.astype(np.float32)
+    pieces = np.zeros((len(frames), _WINDOW), np.float32)
+    pieces[busy] = np.fft.irfft(spectrum, _WINDOW) * (window / 1.5)
     total = np.zeros((len(frames) + 3, _STEP), np.float32)
     for part in range(4):
         total[part : part + len(frames)] += pieces[:, part * _STEP : (part + 1) * _STEP]
@@ -218,6 +221,7 @@ def voiced(
     pitch, loud, mouth = voice_tracks(voice, traits, seconds, rng)
     time = np.arange(samples) * (_GRID / sample_rate)
     track = np.interp(time, np.arange(len(pitch)), pitch)
+    loudness = np.interp(time, np.arange(len(loud)), loud).astype(np.float32)
     wave = np.zeros(samples, np.float32)
     for multiple in voice.chord if voice.noise < 1 else ():
         cycles = np.cumsum(track) * (multiple / sample_rate)
@@ -229,12 +233,13 @@ def voiced(
     if voice.mouths:
         throat = voice.throat * 2 ** (0.5 * (0.5 - traits.size))
         table = mouth_gain(voice.mouths, throat, np.fft.rfftfreq(_WINDOW, 1 / sample_rate))
+        wave *= loudness > 0
         frame = np.arange(0, samples + _WINDOW, _STEP) * _GRID / sample_rate
         frame = np.interp(frame, np.arange(len(mouth)), mouth).astype(np.float32)
         below = np.minimum(frame.astype(int), len(table) - 1)
         above, share = np.minimum(below + 1, len(table) - 1), (frame - below)[:, None]
-        wave = filtered(wave, 10 ** ((table[below] * (1 - share) + table[above] * share) / 20))
-    loudness = np.interp(time, np.arange(len(loud)), loud)
+        level = table[below] * (1 - share) + table[above] * share if len(table) > 1 else table
+        wave = filtered(wave, np.exp(level * np.float32(np.log(10) / 20)))
     rate, depth = voice.rough
     if depth:
         turns = np.cumsum(track) * (rate / voice.pitch / sample_rate) % 1
@@ -643,9 +648,9 @@ _ANIMALS = {
         """,
         (
             Voice(
-                480, Rhythm(2.2, (1, 1, 2.2), 0.2), 0.16, (0.75, 1.25, 1.1, 0.6),
+                500, Rhythm(1.9, (1, 1, 2.2), 0.2), 0.16, (0.75, 1.25, 1.1, 0.6),
                 (0, 1, 0.9, 0.35, 0), spread=1, tilt=4, jitter=0.03, noise=0.3,
-                mouths=("lips", "muzzle", "lips"),
+                mouths=("lips", "a", "lips"),
             ),
             _AIR,
         ),
@@ -670,7 +675,7 @@ _ANIMALS = {
         (
             Voice(
                 60, Rhythm(1.9, (1, 1, 1.6), 0.15), 0.42, (0.8, 1.1), spread=0.8, tilt=1,
-                jitter=0.01, noise=0.1, mouths=("o", "muzzle"), throat=1.3,
+                jitter=0.01, noise=0.1, mouths=("o", "a"), throat=1.3,
             ),
             _AIR,
             Texture((2500, 6000), 2, swell=4, rate=2, level=-24),
@@ -694,10 +699,10 @@ _ANIMALS = {
         box red -.1 -.1 .22 .1
         """,
         (
-            Crew(1.95, 2, 4, (400, 1400), 0.5, 0.003, reach=4.5, loose=0.08),
+            Crew(1.7, 2, 4, (450, 1250), 0.35, 0.005, loose=0.07),
             replace(_AIR, level=-12),
         ),
-        echo=0.12,
+        echo=0.06,
     ),
     "owl hooting": Everyday(
         "animals",
