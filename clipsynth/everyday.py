@@ -158,26 +158,26 @@ def voice_tracks(
     return pitch, loud, np.convolve(np.pad(mouth, 5, mode="edge"), np.ones(11) / 11, "valid")
 
 # %% ../nbs/00d_everyday.ipynb #458f1f05
-_WINDOW, _STEP = 512, 128
+_WINDOW, _STEP = 512, 256
 
 
 def filtered(
     wave: np.ndarray,  # (samples,)
-    gain: np.ndarray,  # (frames or 1, 257) linear; one frame for each 128 samples
+    gain: np.ndarray,  # (frames or 1, 257) linear; one frame for each 256 samples
 ) -> np.ndarray:  # (samples,) float32
     "A sound through a filter that moves."
-    window = np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
+    window = np.sin(np.pi * (np.arange(_WINDOW) + 0.5) / _WINDOW).astype(np.float32)
     padded = np.pad(wave.astype(np.float32), (_WINDOW - _STEP, _WINDOW))
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_STEP]
     gain = gain if len(gain) == 1 else gain[np.minimum(np.arange(len(frames)), len(gain) - 1)]
     sounds = padded[: len(padded) // _STEP * _STEP].reshape(-1, _STEP).any(1)
-    busy = np.convolve(sounds, np.ones(4), "valid")[: len(frames)] > 0
+    busy = (sounds[:-1] | sounds[1:])[: len(frames)]
     gain = gain if len(gain) == 1 else gain[busy]
-    spectrum = np.fft.rfft(frames[busy] * window) * gain.astype(np.float32)
+    spectrum = np.fft.rfft(frames[busy] * window, norm="ortho") * gain.astype(np.float32)
     pieces = np.zeros((len(frames), _WINDOW), np.float32)
-    pieces[busy] = np.fft.irfft(spectrum, _WINDOW) * (window / 1.5)
-    total = np.zeros((len(frames) + 3, _STEP), np.float32)
-    for part in range(4):
+    pieces[busy] = np.fft.irfft(spectrum, _WINDOW, norm="ortho") * window
+    total = np.zeros((len(frames) + 1, _STEP), np.float32)
+    for part in range(2):
         total[part : part + len(frames)] += pieces[:, part * _STEP : (part + 1) * _STEP]
     return total.ravel()[_WINDOW - _STEP :][: len(wave)]
 
@@ -228,8 +228,9 @@ def voiced(
         top = 0.475 * sample_rate / (multiple * pitch[loud > 0].max(initial=40.0))
         table = pulse(int(np.clip(top, 1, 48)), voice.tilt)
         wave += table[((cycles - np.floor(cycles)) * len(table)).astype(np.int32)]
-    breath = rng.standard_normal(samples, np.float32)
-    wave = (1 - voice.noise) * wave + voice.noise * breath
+    if voice.noise:
+        wave *= 1 - voice.noise
+        wave += voice.noise * rng.standard_normal(samples, np.float32)
     if voice.mouths:
         throat = voice.throat * 2 ** (0.5 * (0.5 - traits.size))
         table = mouth_gain(voice.mouths, throat, np.fft.rfftfreq(_WINDOW, 1 / sample_rate))
