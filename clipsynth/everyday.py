@@ -223,14 +223,17 @@ def voiced(
     track = np.interp(time, np.arange(len(pitch)), pitch)
     loudness = np.interp(time, np.arange(len(loud)), loud).astype(np.float32)
     wave = np.zeros(samples, np.float32)
+    turns = np.cumsum(track) / sample_rate
     for multiple in voice.chord if voice.noise < 1 else ():
-        cycles = np.cumsum(track) * (multiple / sample_rate)
+        cycles = turns * multiple
+        cycles -= np.floor(cycles)
         top = 0.475 * sample_rate / (multiple * pitch[loud > 0].max(initial=40.0))
         table = pulse(int(np.clip(top, 1, 48)), voice.tilt)
-        wave += table[((cycles - np.floor(cycles)) * len(table)).astype(np.int32)]
-    if voice.noise:
-        wave *= 1 - voice.noise
-        wave += voice.noise * rng.standard_normal(samples, np.float32)
+        cycles *= len(table)
+        wave += table[cycles.astype(np.int32)]
+    breath = rng.standard_normal(samples, np.float32)
+    wave *= 1 - voice.noise
+    wave += voice.noise * breath
     if voice.mouths:
         throat = voice.throat * 2 ** (0.5 * (0.5 - traits.size))
         table = mouth_gain(voice.mouths, throat, np.fft.rfftfreq(_WINDOW, 1 / sample_rate))
@@ -238,18 +241,19 @@ def voiced(
         frame = np.arange(0, samples + _WINDOW, _STEP) * _GRID / sample_rate
         frame = np.interp(frame, np.arange(len(mouth)), mouth).astype(np.float32)
         below = np.minimum(frame.astype(int), len(table) - 1)
-        above, share = np.minimum(below + 1, len(table) - 1), (frame - below)[:, None]
+        above, share = np.minimum(below + 1, len(table) - 1), (frame % 1)[:, None]
         level = table[below] * (1 - share) + table[above] * share if len(table) > 1 else table
         wave = filtered(wave, np.exp(level * np.float32(np.log(10) / 20)))
     rate, depth = voice.rough
     if depth:
-        turns = np.cumsum(track) * (rate / voice.pitch / sample_rate) % 1
-        flutter = 0.5 + 0.5 * np.cos((2 * np.pi * turns).astype(np.float32))
+        turns *= rate / voice.pitch
+        turns -= np.floor(turns)
+        flutter = 0.5 + 0.5 * np.cos(2 * np.pi * turns.astype(np.float32))
         loudness *= 1 - depth + depth * flutter**2
-    return (wave * loudness).astype(np.float32)
+    return wave * loudness
 
 # %% ../nbs/00d_everyday.ipynb #7ff73040
-_SOLO = 4  # voices that are made each for itself
+_SOLO = 3  # voices that are made each for itself
 
 
 def chorus(
@@ -570,9 +574,9 @@ _ANIMALS = {
         """,
         (
             Voice(
-                600, Rhythm(0.75, (1, 1.4), 0.3), 0.65, (0.8, 1.1, 1.2, 1.15, 0.85),
+                640, Rhythm(0.75, (1, 1.4), 0.3), 0.65, (0.85, 1.1, 1.15, 1.05, 0.75),
                 (0, 0.6, 1, 0.9, 0.6, 0), spread=1.5, tilt=4, jitter=0.01, noise=0.05,
-                mouths=("i", "e", "a", "o", "u"), throat=1.35,
+                mouths=("i", "a", "o", "u"), throat=1.35,
             ),
             _AIR,
         ),
@@ -599,7 +603,7 @@ _ANIMALS = {
         """,
         (
             Voice(
-                165, Rhythm(0.39, (1, 1.5), 0.2), 1.0, (0.6, 0.8, 1.05, 1.02, 1, 0.7),
+                165, Rhythm(0.5, (1, 1.5), 0.2), 1.1, (0.6, 0.8, 1.05, 1.02, 1, 0.7),
                 (0, 0.8, 0.8, 1, 1, 0.8, 0), tilt=8.7, wobble=0.15, jitter=0.008, noise=0.03,
                 rough=(82.5, 0.4), mouths=("nose", "nose", "bell", "bell", "nose"), spread=1,
             ),
@@ -700,7 +704,7 @@ _ANIMALS = {
         box red -.1 -.1 .22 .1
         """,
         (
-            Crew(1.7, 2, 4, (450, 1250), 0.35, 0.005, loose=0.07),
+            Crew(1.6, 2, 4, (450, 1250), 0.45, 0.005, loose=0.07),
             replace(_AIR, level=-12),
         ),
         echo=0.06,
@@ -724,11 +728,11 @@ _ANIMALS = {
         """,
         (
             Voice(
-                440, Rhythm(1.7, (1.6, 0.8, 0.8, 2.5), 0.05), 0.4, (0.9, 1.02, 1.0, 0.93),
+                480, Rhythm(1.7, (1.6, 0.8, 0.8, 2.5), 0.05), 0.32, (0.9, 1.02, 1.0, 0.93),
                 (0, 0.8, 1, 0.9, 0), spread=0.3, wobble=0.2, tilt=18, jitter=0.003, noise=0.02,
                 mouths=("hoot",),
             ),
-            _AIR,
+            replace(_AIR, level=-24),
         ),
         echo=0.7,
     ),
@@ -947,10 +951,10 @@ _PEOPLE = {
         """,
         (
             Voice(
-                460, Rhythm(0.95, (1, 1, 1, 1.7), 0.15), 0.9, (0.8, 1.2, 1.3, 1.15, 0.9),
-                spread=1, wobble=0.25, tilt=3, noise=0.06, mouths=("e", "a", "a", "e"),
-                throat=1.45,
+                430, Rhythm(0.95, (1, 1, 1, 1.7), 0.15), 0.9, (0.8, 1.2, 1.3, 1.15, 0.9),
+                spread=1, wobble=0.25, tilt=3, jitter=0.01, noise=0.06, mouths=("a",), throat=1.45,
             ),
+            Texture((60, 2500), 6, swell=1, level=-32),
         ),
         echo=0.25,
     ),
@@ -1050,7 +1054,7 @@ _PEOPLE = {
                 175, Rhythm(4.4, (1, 0.8, 1.3, 1, 2.0), 0.3), 0.2, (1.05, 0.95), spread=2, tilt=5,
                 jitter=0.01, noise=0.08, mouths=_VOWELS, speaks=True, voices=9, apart=6, level=-18,
             ),
-            Crew(4, 20, level=-10),
+            Crew(4, 20, level=-13),
             Texture((380, 1860), 2, swell=1, level=-8),
         ),
         echo=1.3,
