@@ -170,7 +170,7 @@ def filtered(
     padded = np.pad(wave.astype(np.float32), (_WINDOW - _STEP, _WINDOW))
     frames = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW)[::_STEP]
     gain = gain if len(gain) == 1 else gain[np.minimum(np.arange(len(frames)), len(gain) - 1)]
-    sounds = padded[: len(padded) // _STEP * _STEP].reshape(-1, _STEP).any(1)
+    sounds = np.asarray(padded[: len(padded) // _STEP * _STEP].reshape(-1, _STEP).any(1))
     busy = (sounds[:-1] | sounds[1:])[: len(frames)]
     gain = gain if len(gain) == 1 else gain[busy]
     spectrum = np.fft.rfft(frames[busy] * window, norm="ortho") * gain.astype(np.float32)
