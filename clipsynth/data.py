@@ -930,6 +930,7 @@ def render_dataset(
     only: Collection[str] | None = None,  # ids of the videos to render; None: all
 ) -> Path:  # of its list
     "Render the videos of a mini world that are not there yet; raises `UserError`."
+    from clipsynth.captions import captions_text
     from clipsynth.everyday import render_everyday
     from clipsynth.worlds import render_world
 
@@ -941,8 +942,12 @@ def render_dataset(
     if not any(videos.glob("*.mp4")) and _known(folder / "features"):
         return find_list(folder)  # they were deleted to make room: the store stands
     if music:
-        return render_world(folder, chosen.world, chosen.name, workers, only)
-    return render_everyday(folder, chosen.everyday, chosen.name, workers, only)
+        listed = render_world(folder, chosen.world, chosen.name, workers, only)
+    else:
+        listed = render_everyday(folder, chosen.everyday, chosen.name, workers, only)
+    config = chosen.world if music else chosen.everyday
+    write_text(folder / "captions.csv", captions_text(dataset, config))
+    return listed
 
 
 @contextlib.contextmanager
