@@ -893,9 +893,9 @@ def prepare_part(
 
 # %% ../nbs/00_data.ipynb #25e57e52
 def _encoder(profile: Profile, dataset: str, device: str) -> Any:
-    from clipsynth.query import QueryEncoder, clip_of
+    from clipsynth.query import QueryEncoder
 
-    return QueryEncoder(clip_of(profile, dataset), device, profile.name)
+    return QueryEncoder(profile.clip, device, profile.name)
 
 
 def _image_size(clip: str) -> int:

@@ -31,7 +31,6 @@ from clipsynth.core import (
     write_atomic,
     write_text,
 )
-from .query import clip_dataset
 from .synth import Synthesizer, published
 
 # %% ../nbs/03b_hub.ipynb #b158a0cc
@@ -53,10 +52,10 @@ def parts_of(
     needed = {"denoiser": model, "hifigan": "hifigan"}
     parts = {name: published(chosen, dataset, it) for name, it in needed.items()}
     if chosen.clip == "mini":
-        parts["miniclip"] = weights_file(chosen, clip_dataset(dataset), "miniclip")
+        parts["miniclip"] = weights_file(chosen, dataset, "miniclip")
         if not parts["miniclip"].is_file():
-            advice = command_line("train", "miniclip", dataset, profile=profile)
-            raise UserError(f"no MiniCLIP for {dataset}: train it with {advice}")
+            advice = command_line("train", "miniclip", profile=profile)
+            raise UserError(f"no MiniCLIP: train it with {advice}")
     return parts
 
 # %% ../nbs/03b_hub.ipynb #45329614
