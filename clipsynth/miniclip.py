@@ -6,9 +6,9 @@
 __all__ = ['PREPROCESS', 'MINI_CLIP', 'WORLDS', 'GAP', 'MATCHED', 'byte_symbols', 'spelled', 'learn_merges', 'joined',
            'CaptionTokenizer', 'Bottleneck', 'AttentionPool', 'PictureTower', 'Attention', 'TextBlock', 'MiniClip',
            'mini_clip', 'load_mini_clip', 'through_video', 'picture_block', 'picture_pool', 'jitter',
-           'contrastive_loss', 'geometry', 'scale_at', 'MiniClipTask']
+           'contrastive_loss', 'geometry', 'scale_at', 'MiniClipTask', 'zero_shot', 'judged']
 
-# %% ../nbs/00j_miniclip.ipynb #1abc716e
+# %% ../nbs/00j_miniclip.ipynb #00740454
 import html
 import math
 from collections import Counter
@@ -24,7 +24,7 @@ from torch import nn
 
 from .captions import Seen, caption, words_of
 from .core import Profile, UserError, load_weights, numpy_rng, possible_workers
-from .query import MEAN, STD, check_texts, normalized
+from .query import MEAN, STD, check_texts, normalized, prompt
 
 # %% ../nbs/00j_miniclip.ipynb #4abf0b12
 @lru_cache
@@ -558,3 +558,31 @@ class MiniClipTask:
             "names": self.names,
             "recipe": self.recipe,
         }
+
+# %% ../nbs/00j_miniclip.ipynb #99e42aaa
+def zero_shot(
+    encoder: Any,  # a `QueryEncoder`
+    images: torch.Tensor,  # (n, width), unit norm
+    truth: Sequence[Seen],  # what they show, of one world
+    template: str = "",  # the paper's prompt when empty
+) -> float:  # 0..1
+    """How often a picture's nearest prompt is its own label's."""
+    dataset, names = truth[0].dataset, list(words_of(truth[0].dataset))
+    prompts = encoder.text([prompt(name, dataset, template) for name in names])
+    found = (images @ prompts.T).argmax(1).tolist()
+    return float(np.mean([names[i] == seen.label for i, seen in zip(found, truth, strict=True)]))
+
+
+def judged(
+    encoder: Any,  # a `QueryEncoder`
+    dataset: str,  # of `WORLDS`
+    crowd: tuple[float, float] = (0.5, 0.12),  # shares with clutter and with a second thing
+    count: int = 512,  # pictures that were in no training pool
+) -> dict[str, Any]:  # accuracy; gap and matched cosine with free captions; truth, images, texts
+    """What a MiniCLIP makes of held-out pictures of a world and a free caption of each."""
+    pictures, truth = picture_block(dataset, 0, count, 777, crowd)
+    rng, images = numpy_rng("captions held out"), encoder.image(pictures)
+    texts = encoder.text([caption(seen, rng).text for seen in truth])
+    gap, matched = map(float, geometry(images, texts))
+    told = {"accuracy": zero_shot(encoder, images, truth), "gap": gap, "matched": matched}
+    return {**told, "truth": truth, "images": images, "texts": texts}
