@@ -103,7 +103,7 @@ class Synthesizer:
         unknown = [word for text in texts for word in self.encoder.unknown_words(text)]
         if unknown:
             words = ", ".join(dict.fromkeys(word[:20] for word in unknown[:5]))
-            notice(f"MiniCLIP of {self.dataset} was never taught {words}: expect any sound")
+            notice(f"MiniCLIP was never taught {words}: expect any sound")
         asked = [prompt(text, self.dataset, self.prompt) for text in texts]
         return torch.as_tensor(self.encoder.text(asked))
 
