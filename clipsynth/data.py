@@ -897,9 +897,9 @@ def prepare_part(
 
 # %% ../nbs/00_data.ipynb #25e57e52
 def _encoder(profile: Profile, dataset: str, device: str) -> Any:
-    from clipsynth.query import QueryEncoder, clip_of
+    from clipsynth.query import QueryEncoder
 
-    return QueryEncoder(clip_of(profile, dataset), device, profile.name)
+    return QueryEncoder(profile.clip, device, profile.name)
 
 
 def _image_size(clip: str) -> int:
@@ -934,6 +934,7 @@ def render_dataset(
     only: Collection[str] | None = None,  # ids of the videos to render; None: all
 ) -> Path:  # of its list
     "Render the videos of a mini world that are not there yet; raises `UserError`."
+    from clipsynth.captions import captions_text
     from clipsynth.everyday import render_everyday
     from clipsynth.worlds import render_world
 
@@ -945,8 +946,12 @@ def render_dataset(
     if not any(videos.glob("*.mp4")) and _known(folder / "features"):
         return find_list(folder)  # they were deleted to make room: the store stands
     if music:
-        return render_world(folder, chosen.world, chosen.name, workers, only)
-    return render_everyday(folder, chosen.everyday, chosen.name, workers, only)
+        listed = render_world(folder, chosen.world, chosen.name, workers, only)
+    else:
+        listed = render_everyday(folder, chosen.everyday, chosen.name, workers, only)
+    config = chosen.world if music else chosen.everyday
+    write_text(folder / "captions.csv", captions_text(dataset, config))
+    return listed
 
 
 @contextlib.contextmanager

@@ -43,7 +43,7 @@ from clipsynth.metrics import (
     load_audio_net,
     load_mel_net,
 )
-from .query import QueryEncoder, clip_dataset, clip_of, prompt_of
+from .query import QueryEncoder, prompt_of
 from clipsynth.records import (
     AuditedRecords,
     PartStore,
@@ -198,7 +198,7 @@ def weights_digests(
     "The digest of each model's weights file, or the one certified in its place; else `missing`."
     return {
         model: _known(
-            weights_file(profile, clip_dataset(dataset) if model == "miniclip" else dataset, model)
+            weights_file(profile, dataset, model)
         )
         for model in models
     }
@@ -627,7 +627,7 @@ def render_part(
 ) -> Store:
     "Render and prepare a few videos of a mini world."
     listed = render_dataset(dataset, profile, folder=folder, only=videos)
-    encoder = QueryEncoder(clip_of(profile, dataset), "cpu", profile.name)
+    encoder = QueryEncoder(profile.clip, "cpu", profile.name)
     places = listed, folder / "videos", folder / "features"
     return prepare(*places, encoder, profile.data)
 

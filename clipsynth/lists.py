@@ -420,7 +420,7 @@ def _is_list(path: Path) -> bool:
         return False
 
 
-_OURS = ("world.json", "truth.csv", "downloads.csv")  # that stand beside a list
+_OURS = ("world.json", "truth.csv", "captions.csv", "downloads.csv")  # that stand beside a list
 
 # %% ../nbs/00e_lists.ipynb #e9d00a27
 OUTCOMES = {

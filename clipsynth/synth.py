@@ -35,7 +35,7 @@ from clipsynth.core import (
 )
 from .audio import AUDIO, denormalize
 from .diffusion import Denoiser, Diffusion
-from .query import QueryEncoder, as_condition, check_texts, checked, clip_of, prompt, prompt_of
+from .query import QueryEncoder, as_condition, check_texts, checked, prompt, prompt_of
 from .samplers import continued, ddim, dpm_solver, guided, heun
 from .unet import UNet
 from .vocoder import Generator, load_generator, vocode
@@ -90,7 +90,7 @@ class Synthesizer:
         "E(q): frozen CLIP, loaded when it is first needed."
         if self._encoder is None:
             own = self.paths.get("miniclip")
-            clip = f"mini:{own}" if own else clip_of(self.profile, self.dataset)
+            clip = f"mini:{own}" if own else self.profile.clip
             self._encoder = QueryEncoder(clip, str(self.device), self.profile)
         return self._encoder
 
@@ -103,7 +103,7 @@ class Synthesizer:
         unknown = [word for text in texts for word in self.encoder.unknown_words(text)]
         if unknown:
             words = ", ".join(dict.fromkeys(word[:20] for word in unknown[:5]))
-            notice(f"MiniCLIP of {self.dataset} was never taught {words}: expect any sound")
+            notice(f"MiniCLIP was never taught {words}: expect any sound")
         asked = [prompt(text, self.dataset, self.prompt) for text in texts]
         return torch.as_tensor(self.encoder.text(asked))
 

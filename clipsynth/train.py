@@ -26,6 +26,7 @@ from clipsynth.core import (
     dataset_dir,
     load_weights,
     made_with,
+    owner_of,
     pick_device,
     runs_dir,
     save_weights,
@@ -37,7 +38,7 @@ from clipsynth.core import (
 from .audio import AUDIO, from_int16, log_mel, normalize
 from .data import Store
 from .diffusion import Diffusion
-from .query import QueryEncoder, as_condition, clip_dataset, clip_of, prompt, prompt_of
+from .query import QueryEncoder, as_condition, prompt, prompt_of
 from .samplers import dpm_solver
 from .settings import configured, said
 from .trainer import Losses, Trainer, alone_in, load_state, log_text, measure, moved, run, stop_requested
@@ -266,7 +267,7 @@ def label_embeddings(
     template = prompt_of(profile, dataset)
     labels = store.kept["label"].tolist()
     names = sorted(set(labels))
-    encoder = QueryEncoder(clip_of(profile, dataset), device=str(device), profile=profile.name)
+    encoder = QueryEncoder(profile.clip, device=str(device), profile=profile.name)
     table = torch.as_tensor(encoder.text([prompt(name, dataset, template) for name in names]))
     return table[[names.index(label) for label in labels]].to(device)
 
@@ -350,7 +351,7 @@ class VocoderTask:
 
 # %% ../nbs/03_train.ipynb #d55e758f
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "miniclip": ("clipsynth.query:MiniClipTask", {}),
+    "miniclip": ("clipsynth.miniclip:MiniClipTask", {}),
     "clipsynth": ("clipsynth.train:DiffusionTask", {}),
     "clipsynth-text": ("clipsynth.train:DiffusionTask", {"text_share": 1.0}),
     "clipsynth-hybrid": ("clipsynth.train:DiffusionTask", {"text_share": 0.5}),
@@ -381,7 +382,7 @@ def make_task(
 # %% ../nbs/03_train.ipynb #9a2161c0
 def make_trainer(
     model: str,  # a key of `TASKS`, e.g. "clipsynth"
-    dataset: str | None,  # e.g. "mini-music"; for MiniCLIP whose pictures and words
+    dataset: str | None,  # e.g. "mini-music"; of no matter to MiniCLIP
     profile: Profile,
     device: str = "auto",
     changes: dict[str, Any] | None = None,  # of `TrainConfig`, e.g. {"steps": 1000}
@@ -391,7 +392,7 @@ def make_trainer(
         raise UserError(
             f"no model {model!r} in profile {profile.name}: choose one of {', '.join(profile.train)}"
         )
-    dataset = clip_dataset(dataset) if model == "miniclip" else dataset
+    dataset = owner_of(model, dataset)
     profile = _changed(profile, changes)
     config, where = profile.train_of(dataset, model), pick_device(device)
     folder = runs_dir(profile, dataset, seeded(model, config.seed))
@@ -402,7 +403,7 @@ def make_trainer(
 
 def train(
     model: str,  # a key of `TASKS`, e.g. "clipsynth"
-    dataset: str | None,  # e.g. "mini-music"; for MiniCLIP whose pictures and words
+    dataset: str | None,  # e.g. "mini-music"; of no matter to MiniCLIP
     profile: Profile,
     device: str = "auto",
     until: int | None = None,  # stop early, resumable
@@ -498,7 +499,7 @@ def ensure(
     profile: Profile,
 ) -> Path:
     "The published weights of a model, trained now if there are none."
-    path = weights_file(profile, clip_dataset(dataset) if model == "miniclip" else dataset, model)
+    path = weights_file(profile, dataset, model)
     if path.exists():
         return path
     done = train(model, dataset, profile)

@@ -66,7 +66,7 @@ def birth_certificate(
         "MB": f"{facts['bytes'] / 1e6:.1f}" if Path(path).exists() else "not kept",
         "steps": f"{made['steps']:,}" if "steps" in made else "–",
         "minutes": f"{made['seconds'] / 60:.0f}" if "seconds" in made else "not kept",
-        "command": made.get("command", "before the trainer, see 00c_query"),
+        "command": made.get("command", "not kept"),
         "SHA-256": facts["sha256"][:16],
     }
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from clipsynth.core import UserError
-from clipsynth.hub import CARD, CONFIG, WEIGHTS, from_pretrained, push_to_hub, save_pretrained
+from clipsynth.hub import CARD, CLIP_CARD, CONFIG, WEIGHTS, from_pretrained, push_to_hub, save_pretrained
 from clipsynth.synth import Synthesizer
 
 COMMIT = "0123456789" * 4
@@ -74,7 +74,7 @@ def same_sounds(one: Synthesizer, other: Synthesizer) -> bool:
 
 
 def test_a_folder_makes_the_same_sounds(saved: Path) -> None:
-    assert sorted(path.name for path in saved.iterdir()) == sorted([CARD, CONFIG, *WEIGHTS.values()])
+    assert sorted(path.name for path in saved.iterdir()) == sorted([CARD, CLIP_CARD, CONFIG, *WEIGHTS.values()])
     loaded = from_pretrained(saved, device="cpu")
     assert same_sounds(loaded, Synthesizer("mini-music", device="cpu"))
     assert loaded.embed_text(["violin"]).shape == (1, loaded.unet.config.condition)

@@ -97,7 +97,7 @@ def test_invisible_characters_change_nothing(synthesizer: Synthesizer) -> None:
 
 
 def test_one_text_is_no_list(synthesizer: Synthesizer) -> None:
-    from clipsynth.query import learn_merges
+    from clipsynth.miniclip import learn_merges
 
     line(lambda: synthesizer.embed_text("violin"), "['violin']")
     line(lambda: synthesizer.encoder.text("violin"), "['violin']")
@@ -323,7 +323,7 @@ def test_advice_names_dataset_and_profile(monkeypatch: pytest.MonkeyPatch, tmp_p
         path = tmp_path / "smoke" / "weights" / "mini-vggsound" / f"{part}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    advice = "`clipsynth train miniclip mini-vggsound --profile smoke`"
+    advice = "`clipsynth train miniclip --profile smoke`"
     line(lambda: hub.parts_of("mini-vggsound", profile="smoke"), advice)
 
 

@@ -290,7 +290,7 @@ def test_a_list_keeps_the_name_it_was_published_under(tmp_path: Path) -> None:
     """It is taken where it is the only one, in any case of letters; else a line says what to rename."""
     music = json.dumps({"videos": {"violin": IDS}})
     touch(tmp_path / "videos" / f"{IDS[0]}.mp4")
-    for name in ("world.json", "truth.csv", "downloads.csv", "notes.txt", "about.json", "labels.csv"):
+    for name in ("world.json", "truth.csv", "captions.csv", "downloads.csv", "notes.txt", "about.json", "labels.csv"):
         touch(tmp_path / name, b"hello")
     assert find_list(tmp_path) == tmp_path / "videos", "what is no list says nothing"
     published = touch(tmp_path / "MUSIC21_solo_videos.json", music.encode())

@@ -41,7 +41,7 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     labels = "dog barking", "engine accelerating, revving, vroom"
     sounds = EverydayConfig(labels=labels, clips=4, frame_rate=4, picture=64, test_share=0.34, several=0.0)
     render_everyday(room / "vggsound", replace(sounds, broken=0.0, gone=0.0), workers=2)
-    for name in ("world.json", "truth.csv", "downloads.csv"):
+    for name in ("world.json", "truth.csv", "captions.csv", "downloads.csv"):
         for dataset in ("music", "vggsound"):
             (room / dataset / name).unlink(missing_ok=True)
     torch.manual_seed(0)
