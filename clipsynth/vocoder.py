@@ -17,6 +17,7 @@ import math
 import pickle
 from collections.abc import Iterable, Mapping
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -507,10 +508,11 @@ def decay_per_step(
 # %% ../nbs/02_vocoder.ipynb #0ce45db0
 @torch.inference_mode()
 def vocode(
-    generator: Generator,  # folded or not, on any device
+    generator: Any,  # a `Generator`, folded or not, or a vocoder of `02b_magnitude`; on any device
     log_mel: torch.Tensor,  # (..., mels, frames), natural log, from `audio.denormalize` if generated
     batch: int = 16,  # mels at a time
     audio: AudioConfig | None = None,  # the front end of `log_mel`, to be compared if given
+    first: int | None = None,  # frames before this piece, where first phases are drawn by frame
 ) -> torch.Tensor:  # (..., frames * hop) float32 in [-1, 1], on the device of `log_mel`
     "Sound for one log-mel or many; `UserError` if the bands or the scale do not fit."
     check_mel(generator.audio, audio)
@@ -519,9 +521,10 @@ def vocode(
         shape = tuple(log_mel.shape)
         raise UserError(f"vocode: log-mel of shape {shape}, expected (..., {mels}, frames)")
     check_log_mel(log_mel, "vocode")
-    weight = next(generator.parameters())
-    flat = log_mel.reshape(-1, *log_mel.shape[-2:]).to(weight.device, weight.dtype)
-    sounds = torch.cat([generator(part).float() for part in flat.split(batch)])
+    place = next(chain(generator.parameters(), generator.buffers()))
+    piece = {} if first is None else {"first": first}
+    flat = log_mel.reshape(-1, *log_mel.shape[-2:]).to(place.device, place.dtype)
+    sounds = torch.cat([generator(part, **piece).float() for part in flat.split(batch)])
     return sounds.reshape(*log_mel.shape[:-2], -1).to(log_mel.device)
 
 # %% ../nbs/02_vocoder.ipynb #90ccb7fd
