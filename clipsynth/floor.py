@@ -32,7 +32,7 @@ from clipsynth.core import (
 )
 from .diffusion import Denoiser, Diffusion
 from .eval import Bench, queries, weights_digests, windows_of
-from .magnitude import VOCODERS, griffin_lim, magnitudes, recover_phase, unclipped
+from .magnitude import VOCODERS, griffin_lim, limited, magnitudes, recover_phase
 from clipsynth.metrics import (
     FIXED,
     Estimate,
@@ -181,7 +181,7 @@ def copied(
     if way == "recording":
         return recording
     if way == "griffin-lim-spectrum":
-        return unclipped(recover_phase(magnitudes(recording)))
+        return limited(recover_phase(magnitudes(recording)))
     if way in VOCODERS:
         where = bench.trials.row[some], bench.trials.start[some]
         return torch.as_tensor(reconstruction(bench.store, bench.vocoder(way), *where))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'MOMENTUM', 'PEAK', 'MAGNITUDE', 'VOCODERS', 'Vocoder', 'magnitudes', 'overlapped', 'framed', 'first_phases',
-           'recover_phase', 'unclipped', 'mel_to_magnitudes', 'griffin_lim', 'smooth_base', 'consistent', 'Spectral',
+           'recover_phase', 'limited', 'mel_to_magnitudes', 'griffin_lim', 'smooth_base', 'consistent', 'Spectral',
            'GriffinLim', 'MagnitudeNet', 'magnitude_losses', 'load_magnitude', 'load_vocoder']
 
-# %% ../nbs/02b_magnitude.ipynb #3778ef76
+# %% ../nbs/02b_magnitude.ipynb #0fd8afa2
 import math
 from functools import lru_cache
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu, pad
+from torch.nn.functional import conv1d, gelu, max_pool1d, pad
 
 from .audio import AUDIO, FLOOR, filters
 from clipsynth.core import (
@@ -115,18 +115,25 @@ def recover_phase(
     margin = (config.n_fft - config.hop) // 2
     return overlapped(spectrum, window).flatten(1)[:, margin:-margin]
 
-# %% ../nbs/02b_magnitude.ipynb #7cf4a159
+# %% ../nbs/02b_magnitude.ipynb #355982f3
 PEAK = 0.99  # of full scale
 
 
-def unclipped(
+def limited(
     sound: torch.Tensor,  # (n, samples)
+    reach: int = 256,  # samples before and after a peak over which the gain comes and goes
 ) -> torch.Tensor:  # (n, samples) in [-1, 1]
-    "Sounds as they are; one whose peak is above `PEAK` is made softer as a whole, never clipped."
-    peak = sound.abs().amax(-1, keepdim=True)
-    return sound * (PEAK / peak.clamp_min(PEAK))
+    "Sounds that nowhere exceed `PEAK`: softer around a peak that does, by a smooth gain; the rest as it is."
+    width = 2 * reach + 1
+    highest = max_pool1d(sound.abs()[:, None], width, 1, reach)
+    gain = (PEAK / highest.clamp_min(1e-9)).clamp_max(1)
+    if gain.amin() == 1:
+        return sound
+    bell = torch.hann_window(width, periodic=False, device=sound.device)
+    smooth = conv1d(pad(gain, (reach, reach), mode="replicate"), (bell / bell.sum())[None, None])
+    return sound * smooth[:, 0]
 
-# %% ../nbs/02b_magnitude.ipynb #eb55764d
+# %% ../nbs/02b_magnitude.ipynb #6590fa23
 def mel_to_magnitudes(
     mel: torch.Tensor,  # (n, mels, frames) natural log
     config: AudioConfig = AUDIO,
@@ -148,7 +155,7 @@ def griffin_lim(
     seed: int = 0,
 ) -> torch.Tensor:  # (n, frames * hop) in [-1, 1]
     "Sound for log-mels without any training: pseudo-inverse, then phase."
-    return unclipped(recover_phase(mel_to_magnitudes(mel, config), config, iterations, seed))
+    return limited(recover_phase(mel_to_magnitudes(mel, config), config, iterations, seed))
 
 # %% ../nbs/02b_magnitude.ipynb #f3dea9b8
 def smooth_base(
@@ -176,7 +183,7 @@ def consistent(
         magnitude = magnitude * (spread @ ratio.clamp(0.05, 20))
     return magnitude
 
-# %% ../nbs/02b_magnitude.ipynb #90e8cb38
+# %% ../nbs/02b_magnitude.ipynb #e7d822a7
 MAGNITUDE = MagnitudeConfig()
 
 
@@ -217,12 +224,11 @@ class Spectral(nn.Module):
     def forward(
         self,
         log_mel: torch.Tensor,  # (batch, mels, frames), natural log
-        first: int | None = None,  # frames of a longer sound before this piece; its level stays
-    ) -> torch.Tensor:  # (batch, frames * hop), in [-1, 1] unless it is a piece
-        "Sound for a batch of log-mels; one that would clip is made softer as a whole."
+        first: int = 0,  # number of the first frame, for a piece of a longer sound
+    ) -> torch.Tensor:  # (batch, frames * hop), in [-1, 1]
+        "Sound for a batch of log-mels; what would clip is limited, see `limited`."
         magnitude = self.spectrum(log_mel.float())
-        sound = recover_phase(magnitude, self.audio, self.iterations, first=first or 0)
-        return unclipped(sound) if first is None else sound
+        return limited(recover_phase(magnitude, self.audio, self.iterations, first=first))
 
 
 class GriffinLim(Spectral):
@@ -241,7 +247,7 @@ class GriffinLim(Spectral):
     @property
     def margin(self) -> int:
         "Frames on either side of a frame that its sound depends on."
-        return self.iterations + 1
+        return self.iterations + 2
 
     def spectrum(
         self,
@@ -274,7 +280,7 @@ class MagnitudeNet(Spectral):
     @property
     def margin(self) -> int:
         "Frames on either side of a frame that its sound depends on."
-        return 1 + self.config.blocks * (self.config.kernel // 2) + self.iterations + 1
+        return 1 + self.config.blocks * (self.config.kernel // 2) + self.iterations + 2
 
     def log_magnitude(
         self,

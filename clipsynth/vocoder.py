@@ -512,7 +512,7 @@ def vocode(
     log_mel: torch.Tensor,  # (..., mels, frames), natural log, from `audio.denormalize` if generated
     batch: int = 16,  # mels at a time
     audio: AudioConfig | None = None,  # the front end of `log_mel`, to be compared if given
-    first: int | None = None,  # frames before this piece, where first phases are drawn by frame
+    first: int = 0,  # number of the first frame, for a piece of a longer sound
 ) -> torch.Tensor:  # (..., frames * hop) float32 in [-1, 1], on the device of `log_mel`
     "Sound for one log-mel or many; `UserError` if the bands or the scale do not fit."
     check_mel(generator.audio, audio)
@@ -522,7 +522,7 @@ def vocode(
         raise UserError(f"vocode: log-mel of shape {shape}, expected (..., {mels}, frames)")
     check_log_mel(log_mel, "vocode")
     place = next(chain(generator.parameters(), generator.buffers()))
-    piece = {} if first is None else {"first": first}
+    piece = {"first": first} if first else {}
     flat = log_mel.reshape(-1, *log_mel.shape[-2:]).to(place.device, place.dtype)
     sounds = torch.cat([generator(part, **piece).float() for part in flat.split(batch)])
     return sounds.reshape(*log_mel.shape[:-2], -1).to(log_mel.device)
