@@ -232,6 +232,7 @@ class VocoderConfig:
     resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
     segment: int = 32_768  # samples per training example: the author's 32 frames
     discriminator_scale: float = 1.0  # width of the discriminators; 1 is the paper's
+    noise: bool = False  # white noise joins every stage, so that a held tone need not be a comb
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from .diffusion import Denoiser, Diffusion
 from .query import QueryEncoder, as_condition, check_texts, checked, clip_of, prompt, prompt_of
 from .samplers import continued, ddim, dpm_solver, guided, heun
 from .unet import UNet
-from .magnitude import VOCODERS, Spectral, Vocoder, load_vocoder
+from .magnitude import VOCODERS, Vocoder, load_vocoder
 from .vocoder import vocode
 from .core import profile as get_profile
 
@@ -253,12 +253,11 @@ class Synthesizer:
         samples = round(seconds * AUDIO.sample_rate) if 0 < seconds < math.inf else 0
         if not samples:
             raise UserError(f"a sound of {seconds} seconds: give a length above 0")
-        numbered = isinstance(self.vocoder, Spectral)  # its first phases go by number of frame
-        edge = margin or (self.vocoder.margin if isinstance(self.vocoder, Spectral) else 8)
+        edge = margin or self.vocoder.margin
         mel, begin, heard, sound = torch.zeros(1, AUDIO.mels, 0), 0, 0, torch.zeros(0)
         for piece in self.windows(embedding, seed, -(-samples // AUDIO.hop), steps, around):
             mel = torch.cat([mel, piece[:, 0].cpu()], dim=-1)
-            sound = self.waveforms(mel, begin if numbered else 0)[0]
+            sound = self.waveforms(mel, begin)[0]
             ready = max(heard, mel.shape[-1] - edge)
             yield sound[heard * AUDIO.hop : ready * AUDIO.hop][:samples]
             samples -= (ready - heard) * AUDIO.hop

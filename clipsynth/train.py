@@ -341,11 +341,19 @@ class VocoderTask:
         sound = segments(self.recordings, self.vocoder_config.segment, rng, size)
         return {"sound": torch.from_numpy(sound).to(self.device)}
 
+    def noise(
+        self, batch: dict[str, torch.Tensor], generator: torch.Generator
+    ) -> dict[str, torch.Tensor]:
+        "For each example the frame that it begins with, for a generator with noise."
+        sound = batch["sound"]
+        return {"first": torch.randint(2**16, (len(sound),), generator=generator, device=sound.device)}
+
     def losses(self, batch: dict[str, torch.Tensor]) -> Losses:
         "First the discriminators' loss, then the generator's."
         real, judges = batch["sound"], self.discriminators
         with torch.autocast(real.device.type, enabled=False):  # the generator stays in float32
-            fake = self.generator(batch["mel"] if "mel" in batch else log_mel(real))
+            heard = batch["mel"] if "mel" in batch else log_mel(real)
+            fake = self.generator(heard, *batch["first"][:1]) if "first" in batch else self.generator(heard)
         if self.step < self.alone:
             mel = mel_loss(real, fake)
             yield "generator", MEL_WEIGHT * mel, {"mel": mel.detach()}
