@@ -262,11 +262,12 @@ class MagnitudeConfig:
     segment: int = 32  # mel frames of a training example
     rounds: int = 4  # in which the magnitudes are made to have the mel
     iterations: int = 16  # of Griffin-Lim
+    corrections: int = 4  # of the magnitudes on the way, by the mel of the sound
 
     def __post_init__(self) -> None:
         "Refuse a network without width, or one that would shift time; raises `UserError`."
         _check_range(self, 1, inf, "mels", "channels", "hidden", "kernel", "head", "segment")
-        _check_range(self, 0, inf, "blocks", "rounds", "iterations")
+        _check_range(self, 0, inf, "blocks", "rounds", "iterations", "corrections")
         if self.kernel % 2 == 0:
             raise UserError(f"magnitude.kernel is {self.kernel}: it must be odd")
 

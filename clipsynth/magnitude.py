@@ -85,7 +85,7 @@ def first_phases(
     table = _phasors(bins, seed, torch.device(device))
     return table[torch.arange(first, first + frames, device=table.device) % PHASES]
 
-# %% ../nbs/02b_magnitude.ipynb #8033330f
+# %% ../nbs/02b_magnitude.ipynb #fb6d1fab
 MOMENTUM = 0.99
 
 
@@ -96,11 +96,14 @@ def recover_phase(
     seed: int = 0,
     first: int = 0,  # number of the first frame, for a piece of a longer sound
     phases: torch.Tensor | None = None,  # (frames, bins) complex, to begin with; drawn when None
+    mel: torch.Tensor | None = None,  # (n, mels, frames) natural log, that the sounds shall have
+    corrections: int = 4,  # of the magnitudes towards that, every third of the last iterations
 ) -> torch.Tensor:  # (n, frames * hop)
     "Sounds with these magnitude spectra, nearly (Griffin and Lim 1984); raises `UserError`."
     if not config.n_fft == config.window == 2 * config.hop:
         raise UserError(
-            f"Griffin-Lim: frames of {config.n_fft} at a hop of {config.hop}: they must overlap by half"
+            f"Griffin-Lim: frames of {config.n_fft} at a hop of {config.hop}: "
+            "they must overlap by half"
         )
     window = filters(config, magnitude.device)[1]
     size = magnitude.transpose(1, 2).contiguous()
@@ -108,14 +111,18 @@ def recover_phase(
     if phases is None:
         phases = first_phases(frames, bins, seed, first, size.device)
     spectrum, before = size * phases, None
-    for _ in range(iterations):
+    for turn in range(iterations):
         now = framed(overlapped(spectrum, window), window)
+        left = iterations - 1 - turn
+        if mel is not None and left % 3 == 0 and left < 3 * corrections:
+            apart = _ratio(now.abs().transpose(1, 2), mel, config).clamp(0.5, 2)
+            size = size * (_spread(config, mel.device) @ apart).transpose(1, 2)
         ahead = now if before is None else torch.sub(now, before, alpha=MOMENTUM / (1 + MOMENTUM))
         spectrum, before = ahead * (size / (ahead.abs() + 1e-16)), now
     margin = (config.n_fft - config.hop) // 2
     return overlapped(spectrum, window).flatten(1)[:, margin:-margin]
 
-# %% ../nbs/02b_magnitude.ipynb #355982f3
+# %% ../nbs/02b_magnitude.ipynb #d2df9e37
 PEAK = 0.99  # of full scale
 
 
@@ -123,7 +130,7 @@ def limited(
     sound: torch.Tensor,  # (n, samples)
     reach: int = 256,  # samples before and after a peak over which the gain comes and goes
 ) -> torch.Tensor:  # (n, samples) in [-1, 1]
-    "Sounds that nowhere exceed `PEAK`: softer around a peak that does, by a smooth gain; the rest as it is."
+    "Sounds that nowhere exceed `PEAK`: softer around a peak that does; the rest as it is."
     width = 2 * reach + 1
     highest = max_pool1d(sound.abs()[:, None], width, 1, reach)
     gain = (PEAK / highest.clamp_min(1e-9)).clamp_max(1)
@@ -167,7 +174,7 @@ def smooth_base(
     triangles = bank / bank.amax(1, keepdim=True)  # at most two overlap, and add up to one
     return (triangles / bank.sum(1, keepdim=True)).T @ mel.exp() + FLOOR
 
-# %% ../nbs/02b_magnitude.ipynb #77d6e0dd
+# %% ../nbs/02b_magnitude.ipynb #2cd6283b
 def consistent(
     magnitude: torch.Tensor,  # (n, bins, frames)
     mel: torch.Tensor,  # (n, mels, frames) natural log
@@ -175,15 +182,23 @@ def consistent(
     config: AudioConfig = AUDIO,
 ) -> torch.Tensor:  # (n, bins, frames)
     "The same magnitudes, each band scaled until the whole has the mel that was given."
-    bank = filters(config, mel.device)[0]
-    spread = (bank / bank.sum(0).clamp_min(1e-8)).T  # (bins, mels): whose band a bin is
-    wanted = mel.exp()
+    spread = _spread(config, mel.device)
     for _ in range(rounds):
-        ratio = wanted / (bank @ magnitude).clamp_min(1e-8)
-        magnitude = magnitude * (spread @ ratio.clamp(0.05, 20))
+        magnitude = magnitude * (spread @ _ratio(magnitude, mel, config).clamp(0.05, 20))
     return magnitude
 
-# %% ../nbs/02b_magnitude.ipynb #e7d822a7
+
+def _spread(config: AudioConfig, device: torch.device) -> torch.Tensor:
+    "Whose band a bin is, (bins, mels), each row adding up to one."
+    bank = filters(config, device)[0]
+    return (bank / bank.sum(0).clamp_min(1e-8)).T
+
+
+def _ratio(magnitude: torch.Tensor, mel: torch.Tensor, config: AudioConfig) -> torch.Tensor:
+    "How many times too soft each band is, (n, mels, frames)."
+    return mel.exp() / (filters(config, mel.device)[0] @ magnitude).clamp_min(1e-8)
+
+# %% ../nbs/02b_magnitude.ipynb #26af210b
 MAGNITUDE = MagnitudeConfig()
 
 
@@ -207,7 +222,8 @@ class Spectral(nn.Module):
     "A vocoder in two halves: magnitudes from the log-mel, then phases by Griffin-Lim."
 
     audio: AudioConfig
-    iterations: int
+    iterations: int  # of Griffin-Lim
+    corrections: int = 0  # of the magnitudes on the way
 
     @property
     def margin(self) -> int:
@@ -227,8 +243,10 @@ class Spectral(nn.Module):
         first: int = 0,  # number of the first frame, for a piece of a longer sound
     ) -> torch.Tensor:  # (batch, frames * hop), in [-1, 1]
         "Sound for a batch of log-mels; what would clip is limited, see `limited`."
-        magnitude = self.spectrum(log_mel.float())
-        return limited(recover_phase(magnitude, self.audio, self.iterations, first=first))
+        mel = log_mel.float()
+        how = (self.audio, self.iterations)
+        wishes: dict[str, Any] = {"mel": mel, "corrections": self.corrections}
+        return limited(recover_phase(self.spectrum(mel), *how, first=first, **wishes))
 
 
 class GriffinLim(Spectral):
@@ -266,11 +284,13 @@ class MagnitudeNet(Spectral):
         audio: AudioConfig = AUDIO,
     ):
         super().__init__()
-        self.config, self.audio, self.iterations = config, audio, config.iterations
+        self.config, self.audio = config, audio
+        self.iterations, self.corrections = config.iterations, config.corrections
         if config.mels != audio.mels:
             raise UserError(f"magnitude network: {config.mels} mels, the log-mel has {audio.mels}")
         width = config.channels
-        self.stem, self.first_norm = nn.Conv1d(config.mels, width, 3, padding=1), nn.LayerNorm(width)
+        self.stem = nn.Conv1d(config.mels, width, 3, padding=1)
+        self.first_norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.blocks))
         self.last_norm, self.head = nn.LayerNorm(width), nn.Linear(width, config.head)
         self.out = nn.Linear(config.head, audio.n_fft // 2 + 1)
@@ -296,25 +316,26 @@ class MagnitudeNet(Spectral):
     def spectrum(
         self,
         log_mel: torch.Tensor,  # (batch, mels, frames), natural log
+        rounds: int | None = None,  # of making them consistent; as configured when None
     ) -> torch.Tensor:  # (batch, bins, frames)
         "Magnitudes that have this mel."
         guess = self.log_magnitude(log_mel).exp()
-        return consistent(guess, log_mel, self.config.rounds, self.audio)
+        rounds = self.config.rounds if rounds is None else rounds
+        return consistent(guess, log_mel, rounds, self.audio)
 
-# %% ../nbs/02b_magnitude.ipynb #7646731a
+# %% ../nbs/02b_magnitude.ipynb #0813cd99
 def magnitude_losses(
-    guess: torch.Tensor,  # (batch, bins, frames), natural log of magnitudes
+    made: torch.Tensor,  # (batch, bins, frames), guessed magnitudes
     true: torch.Tensor,  # (batch, bins, frames), magnitudes of the recording
     log_mel: torch.Tensor,  # (batch, mels, frames), natural log
     config: AudioConfig = AUDIO,
 ) -> dict[str, torch.Tensor]:  # scalars, to be added up
     "How far guessed magnitudes are from a recording's: soft parts, loud parts, all parts, the mel."
-    made, whole = guess.exp(), (1, 2)
+    whole = (1, 2)
     log = ((made + 1e-3).log() - (true + 1e-3).log()).abs().mean()
     apart = torch.linalg.vector_norm(made - true, dim=whole)
     converged = apart / torch.linalg.vector_norm(true, dim=whole).clamp_min(1e-3)
-    # the square root of a magnitude is exp(guess / 2): no infinite slope at zero
-    root = ((guess / 2).exp() - true.sqrt()).abs().mean(whole)
+    root = (made.clamp_min(1e-9).sqrt() - true.sqrt()).abs().mean(whole)
     relative = root / true.sqrt().mean(whole).clamp_min(1e-3)
     mel = ((filters(config, made.device)[0] @ made).clamp_min(FLOOR).log() - log_mel).abs().mean()
     return {"log": log, "convergence": converged.mean(), "root": relative.mean(), "mel": 0.3 * mel}

@@ -421,7 +421,7 @@ class MagnitudeTask:
         with torch.autocast(batch["sound"].device.type, enabled=False):
             with torch.no_grad():
                 mel, true = log_mel(batch["sound"]), magnitudes(batch["sound"])
-            parts = magnitude_losses(self.network.log_magnitude(mel), true, mel)
+            parts = magnitude_losses(self.network.spectrum(mel, rounds=2), true, mel)
         logs = {name: value.detach() for name, value in parts.items()}
         yield "magnitude", torch.stack(list(parts.values())).sum(), logs
 

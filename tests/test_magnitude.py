@@ -107,9 +107,9 @@ def test_rounds_make_the_mel() -> None:
 def test_losses_are_least_at_the_truth_and_have_slopes_everywhere() -> None:
     sound = torch.cat([noise(2, 8 * AUDIO.hop), torch.zeros(1, 8 * AUDIO.hop)])
     true, mel = magnitudes(sound), log_mel(sound)
-    parts = magnitude_losses(true.clamp_min(1e-12).log(), true, mel)
+    parts = magnitude_losses(true, true, mel)
     assert all(value < 2e-3 for value in parts.values())
-    guess = (true.clamp_min(1e-12).log() + 0.3).requires_grad_()
+    guess = (1.3 * true).requires_grad_()
     worse = sum(magnitude_losses(guess, true, mel).values())
     worse.backward()
     assert worse > 0.2 and guess.grad is not None and guess.grad.isfinite().all()
