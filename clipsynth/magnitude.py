@@ -336,7 +336,7 @@ def magnitude_losses(
     apart = torch.linalg.vector_norm(made - true, dim=whole)
     converged = apart / torch.linalg.vector_norm(true, dim=whole).clamp_min(1e-3)
     root = (made.clamp_min(1e-9).sqrt() - true.sqrt()).abs().mean(whole)
-    relative = root / true.sqrt().mean(whole).clamp_min(1e-3)
+    relative = root / true.sqrt().mean(whole).clamp_min(1e-2)
     mel = ((filters(config, made.device)[0] @ made).clamp_min(FLOOR).log() - log_mel).abs().mean()
     return {"log": log, "convergence": converged.mean(), "root": relative.mean(), "mel": 0.3 * mel}
 
