@@ -3,6 +3,7 @@
 conditioning  a training step of the paper's U-Net: the query as nine values, as channels that are built, none at all
 training      a training step of a narrow U-Net beside improved-diffusion's own, without and with a query
 vocoder       HiFi-GAN in every form beside the public code's generator with the same weights, on one and two threads
+voices        the mini profile's vocoders by name: the magnitude network, HiFi-GAN, Griffin-Lim, on one thread
 denoiser      one evaluation of the committed U-Net: eager, compiled, ONNX
 growth        time and memory of a U-Net against width, length and batch
 memory        peak memory of a training step by conditioning, and of `continued` for a short and a long sound
@@ -34,13 +35,15 @@ from timing import Times, in_fresh_process, in_turns, machine, medians, peak_meg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from clipsynth.audio import log_mel
 from clipsynth.core import MINI, UNetConfig, VocoderConfig, torch_rng, weights_file
 from clipsynth.diffusion import Diffusion
 from clipsynth.export import OnnxModel, export_onnx, export_torchscript
+from clipsynth.magnitude import VOCODERS, load_vocoder
 from clipsynth.samplers import continued, dpm_solver
 from clipsynth.synth import load_denoiser
 from clipsynth.unet import ConditionedConv2d, UNet, load_improved_diffusion
-from clipsynth.vocoder import Generator, fold, official_state
+from clipsynth.vocoder import Generator, fold, official_state, vocode
 
 RESULTS = Path(__file__).parent / "results" / "model.json"
 PAPER, TINY = UNetConfig(), UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(16,), heads=2, patch=2)
@@ -331,7 +334,7 @@ def forms(generator: Generator, options: argparse.Namespace, device: str, room: 
 def vocoder(options: argparse.Namespace) -> dict:
     """Times real time of every form of HiFi-GAN V1 and of the small one."""
     result: dict = {}
-    sizes = {"V1": VocoderConfig(channels=32) if options.tiny else VocoderConfig(), "small": MINI.vocoder}
+    sizes = {"V1": VocoderConfig(channels=32) if options.tiny else VocoderConfig(), "small": MINI.hifigan}
     for name, config in sizes.items():
         torch.manual_seed(0)
         generator, mel = Generator(config).eval(), torch.randn(1, config.mels, 64) - 4
@@ -354,6 +357,26 @@ def vocoder(options: argparse.Namespace) -> dict:
                 key = f"{threads} threads" if device == "cpu" else device
                 result[name][key] = {"times real time": speeds, "times the reference": faster}
                 print(name, key, result[name][key], flush=True)
+    torch.set_num_threads(options.threads)
+    return result
+
+
+def voices(options: argparse.Namespace) -> dict:
+    """Times real time of the mini profile's vocoders, as `Synthesizer` calls them, on one thread in one run."""
+    result: dict = {"parameters": {}}
+    made = {}
+    for name in VOCODERS:
+        path = None if name == "griffin-lim" else weights_file("mini", "mini-music", name)
+        made[name] = load_vocoder(name, path)
+        result["parameters"][name] = parameters(made[name])
+    torch.set_num_threads(1)
+    for batch in (1,) if options.tiny else (1, 16):
+        mel = log_mel(0.1 * torch.randn(batch, 65_536, generator=torch_rng("bench voices")))
+        times = in_turns({name: partial(vocode, net, mel) for name, net in made.items()}, options.rounds)
+        speeds = {name: 4.096 * batch / seconds for name, seconds in medians(times).items()}
+        faster = {name: times_faster(times, "hifigan", name) for name in made}
+        result[f"{batch} at a time"] = {"times real time": speeds, "times HiFi-GAN": faster}
+        print(batch, result[f"{batch} at a time"], flush=True)
     torch.set_num_threads(options.threads)
     return result
 
@@ -468,7 +491,7 @@ def child(options: argparse.Namespace, **words: object) -> dict:
     return in_fresh_process(__file__, threads=options.threads, **words)
 
 
-PARTS = {part.__name__: part for part in (conditioning, training, vocoder, denoiser, growth, memory)}
+PARTS = {part.__name__: part for part in (conditioning, training, vocoder, voices, denoiser, growth, memory)}
 
 
 def main() -> None:

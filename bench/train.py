@@ -165,9 +165,9 @@ def beside(options: argparse.Namespace) -> dict:
     result["diffusion"] = rates(ways, sizes["diffusion"], options.rounds, list(ways)[-1]) | {"parameters": counts}
     print(result["diffusion"], flush=True)
     # the vocoder with the paper's discriminators, which the public code cannot make smaller
-    segment = profile.vocoder.segment if on_gpu else 8_192
-    small = replace(profile.vocoder, discriminator_scale=1.0, segment=segment)
-    full = replace(profile, vocoder=small)
+    segment = profile.hifigan.segment if on_gpu else 8_192
+    small = replace(profile.hifigan, discriminator_scale=1.0, segment=segment)
+    full = replace(profile, hifigan=small)
     made = trainer("hifigan", full, batch=sizes["vocoder"], precision="fp32", alone=0)
     ways = {"ours, float32": made.update}
     ways["HiFi-GAN"] = TheirVocoderStep(options.reference, made.task, sizes["vocoder"])
@@ -245,7 +245,7 @@ def hours(options: argparse.Namespace) -> dict:
 def tiny(profile: Profile) -> Profile:
     """Small enough to try the script."""
     unet = replace(profile.unet, channels=32, multipliers=(1, 1), blocks=1, attention=(8,), heads=2, patch=4)
-    return replace(profile, unet=unet, vocoder=replace(profile.vocoder, channels=32, segment=8_192))
+    return replace(profile, unet=unet, hifigan=replace(profile.hifigan, channels=32, segment=8_192))
 
 
 PARTS = {part.__name__: part for part in (beside, outside, batch, hours)}

@@ -169,7 +169,7 @@ def _profile_words(profile: Profile) -> list[str]:
 class Train(Verb):
     "Train a model, or go on training it. Settings may also be said so: steps=1000 seed=1."
 
-    # clipsynth, clipsynth-text, -hybrid or -guided, hifigan, miniclip,
+    # clipsynth, clipsynth-text, -hybrid or -guided, hifigan, magnitude, miniclip,
     # metric-nets (audio-net and mel-net), specvqgan
     model: Annotated[Positional[str], arg(metavar="MODEL")]
     dataset: _Dataset = None  # e.g. mini-music; the profile's first by default

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'SHARED', 'LAUNCHER', 'COMMAND', 'UserError',
            'set_surroundings', 'repo_root', 'AudioConfig', 'WorldConfig', 'EverydayConfig', 'DataConfig', 'UNetConfig',
-           'DiffusionConfig', 'VocoderConfig', 'SpecVQGANConfig', 'TrainConfig', 'EvalConfig', 'Settings', 'Profile',
-           'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'is_changed', 'room', 'dataset_dir',
-           'owner_of', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split', 'pick_device',
-           'threads', 'possible_workers', 'autocast_dtype', 'write_atomic', 'check_writable', 'write_text', 'lock',
-           'digest', 'code_digest', 'out_of_memory', 'cannot_read', 'save_weights', 'load_weights', 'load_network',
-           'load_config', 'progress', 'launched', 'check_launcher', 'first_process', 'notice', 'entry', 'command_line',
-           'notebook_digest', 'made_with', 'plot_style', 'Estimate', 'as_markdown', 'read_table', 'Report',
-           'provenance', 'reported_values']
+           'DiffusionConfig', 'VocoderConfig', 'SpecVQGANConfig', 'MagnitudeConfig', 'TrainConfig', 'EvalConfig',
+           'Settings', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'is_changed', 'room',
+           'dataset_dir', 'owner_of', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split',
+           'pick_device', 'threads', 'possible_workers', 'autocast_dtype', 'write_atomic', 'check_writable',
+           'write_text', 'lock', 'digest', 'code_digest', 'out_of_memory', 'cannot_read', 'save_weights',
+           'load_weights', 'load_network', 'load_config', 'progress', 'launched', 'check_launcher', 'first_process',
+           'notice', 'entry', 'command_line', 'notebook_digest', 'made_with', 'plot_style', 'Estimate', 'as_markdown',
+           'read_table', 'Report', 'provenance', 'reported_values']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -233,6 +233,7 @@ class VocoderConfig:
     resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
     segment: int = 32_768  # samples per training example: the author's 32 frames
     discriminator_scale: float = 1.0  # width of the discriminators; 1 is the paper's
+    noise: bool = False  # white noise joins every stage, so that a held tone need not be a comb
 
 
 @dataclass(frozen=True)
@@ -247,6 +248,29 @@ class SpecVQGANConfig:
     heads: int = 16
     width: int = 1_024
     condition: int = 512  # width of the CLIP embedding
+
+# %% ../nbs/00_core.ipynb #f19ab2cd
+@dataclass(frozen=True)
+class MagnitudeConfig:
+    "The magnitude network (02b): ConvNeXt blocks at the rate of the mel, then Griffin-Lim."
+
+    mels: int = 64
+    channels: int = 256
+    hidden: int = 768  # inside a block
+    blocks: int = 3
+    kernel: int = 5  # frames that a block looks at, odd
+    head: int = 512  # before the 1,025 magnitudes
+    segment: int = 32  # mel frames of a training example
+    rounds: int = 4  # in which the magnitudes are made to have the mel
+    iterations: int = 16  # of Griffin-Lim
+    corrections: int = 4  # of the magnitudes on the way, by the mel of the sound
+
+    def __post_init__(self) -> None:
+        "Refuse a network without width, or one that would shift time; raises `UserError`."
+        _check_range(self, 1, inf, "mels", "channels", "hidden", "kernel", "head", "segment")
+        _check_range(self, 0, inf, "blocks", "rounds", "iterations", "corrections")
+        if self.kernel % 2 == 0:
+            raise UserError(f"magnitude.kernel is {self.kernel}: it must be odd")
 
 # %% ../nbs/00_core.ipynb #bd8ad1b6
 _RANGES = {  # of the numbers below: from, and below which; nan is in none
@@ -328,6 +352,7 @@ class Settings:
     "What can be set by name, such as `unet.channels`; a profile gives every value."
 
     datasets: tuple[str, ...] = ("music", "vggsound")
+    vocoder: Literal["magnitude", "hifigan", "griffin-lim"] = "hifigan"  # that makes mels audible
     clip: str = "ViT-B-32:openai"  # "mini" is MiniCLIP; otherwise model:pretrained of open_clip
     prompt: str = ""  # around a text query, such as "a photo of {query}"; the dataset's when empty
     audio: AudioConfig = AudioConfig()
@@ -336,7 +361,8 @@ class Settings:
     data: DataConfig = DataConfig()
     unet: UNetConfig = UNetConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
-    vocoder: VocoderConfig = VocoderConfig()
+    hifigan: VocoderConfig = VocoderConfig()
+    magnitude: MagnitudeConfig = MagnitudeConfig()
     specvqgan: SpecVQGANConfig = SpecVQGANConfig()
     eval: EvalConfig = EvalConfig()
 
@@ -366,6 +392,19 @@ class Profile(Settings):
     def train_of(self, dataset: str | None, model: str) -> TrainConfig:
         "How a model is optimised on a dataset."
         return self.trains.get(dataset or "", {}).get(model, self.train[model])
+
+# %% ../nbs/00_core.ipynb #c2ef07a8
+_magnitude = TrainConfig(  # minutes on one core
+    steps=8_000,
+    batch=16,
+    learning_rate=1.5e-3,
+    betas=(0.9, 0.99),
+    weight_decay=0.01,
+    warmup=100,
+    decay="cosine",
+    ema=0.999,
+    precision="fp32",
+)
 
 # %% ../nbs/00_core.ipynb #24168bb5
 DIFFUSION_MODELS = ("clipsynth", "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided")
@@ -406,6 +445,7 @@ PAPER = Profile(
     train={
         **{name: _diffusion_paper for name in DIFFUSION_MODELS},
         "hifigan": _hifigan_paper,
+        "magnitude": replace(_magnitude, steps=50_000),
         "specvqgan": replace(_diffusion_paper, steps=200_000, alone=100_000, ema=0.0, warmup=1_000),
         "audio-net": replace(_classifier, steps=20_000),
         "mel-net": replace(_classifier, steps=20_000),
@@ -431,7 +471,8 @@ MINI = Profile(
             channels=40, multipliers=(1, 1, 1), blocks=1, attention=(8,), patch=4, condition=64
         )
     },
-    vocoder=VocoderConfig(
+    vocoder="magnitude",
+    hifigan=VocoderConfig(
         channels=128,
         resblock="2",
         resblock_kernels=(3, 5, 7),
@@ -459,6 +500,7 @@ MINI = Profile(
             decay="cosine",
             alone=9_500,
         ),
+        "magnitude": _magnitude,
         "specvqgan": replace(
             _diffusion_mini, steps=6_000, alone=3_000, ema=0.0, decay="cosine", warmup=100
         ),
@@ -499,7 +541,8 @@ SMOKE = replace(
     data=replace(MINI.data, test_share=0.34),
     unet=replace(MINI.unet, channels=16, multipliers=(1, 2), blocks=1, attention=(8,), heads=2),
     unets={},
-    vocoder=VocoderConfig(
+    magnitude=MagnitudeConfig(channels=32, hidden=64, blocks=1, head=64, iterations=2),
+    hifigan=VocoderConfig(
         channels=16,
         resblock="2",
         resblock_kernels=(3,),
@@ -618,15 +661,17 @@ def dataset_dir(
     return room(profile) / dataset
 
 
-SHARED = ("miniclip",)  # models that serve every dataset: trained once, kept beside them all
+SHARED = ("miniclip", "magnitude")  # one set of weights for both mini worlds, kept beside them
 
 
 def owner_of(
     model: str,  # e.g. "clipsynth", or "clipsynth-seed1"
     dataset: str | None,
 ) -> str | None:  # the dataset, or None for a shared model
-    "The dataset that a model's weights and runs lie with."
-    return None if model.partition("-seed")[0] in SHARED else dataset
+    "The dataset that a model's weights and runs lie with. MiniCLIP belongs to none."
+    name = model.partition("-seed")[0]
+    both = (dataset or "mini-").startswith("mini-")
+    return None if name == "miniclip" or (name in SHARED and both) else dataset
 
 
 def runs_dir(
@@ -644,8 +689,17 @@ def weights_file(
     model: str,
     new: bool = False,  # the place to write to, rather than the place to read from
 ) -> Path:
-    "The published weights of a model; falls back to what is committed in the checkout."
-    inside = Path("weights", owner_of(model, dataset) or "", f"{model}.safetensors")
+    """The published weights of a model, else what is committed in the checkout.
+
+    A dataset that has no weights of a model in `SHARED` takes those of the mini worlds."""
+    path = _weights_file(profile, owner_of(model, dataset), model, new)
+    if new or path.exists() or model.partition("-seed")[0] not in SHARED:
+        return path
+    return _weights_file(profile, None, model, new)
+
+
+def _weights_file(profile: str | Profile, dataset: str | None, model: str, new: bool) -> Path:
+    inside = Path("weights", dataset or "", f"{model}.safetensors")
     path = room(profile) / inside
     if new or path.exists() or _name(profile) != "mini":
         return path

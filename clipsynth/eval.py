@@ -6,8 +6,8 @@
 __all__ = ['NEAREST', 'Trials', 'judged_rows', 'draw_trials', 'reference_windows', 'windows_of', 'Judges', 'second_opinion',
            'dataset_digest', 'weights_digests', 'certified', 'Bench', 'queries', 'picture_centroid', 'generated',
            'sampled', 'asked', 'real_windows', 'reference', 'video_numbers', 'trial_record', 'class_names', 'moments',
-           'examples', 'nearest', 'alternatives', 'retrieved', 'reconstructed', 'manifest', 'AuditBench', 'render_part',
-           'shared_records', 'table1_records', 'Scores', 'score']
+           'examples', 'nearest', 'alternatives', 'retrieved', 'reconstructed', 'vocoders', 'manifest', 'AuditBench',
+           'render_part', 'shared_records', 'table1_records', 'Scores', 'score']
 
 # %% ../nbs/04_eval.ipynb #bc51f0f1
 import io
@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from .audio import AUDIO, log_mel, normalize
-from .baselines import CLIPRetriever, hifigan_reconstruction
+from .baselines import CLIPRetriever, reconstruction
 from clipsynth.core import (
     Profile,
     UserError,
@@ -32,6 +32,7 @@ from clipsynth.core import (
 )
 from .data import Store, prepare, prepare_dataset, render_dataset
 from .diffusion import Denoiser
+from .magnitude import Vocoder, load_vocoder
 from clipsynth.metrics import (
     Estimate,
     MetricNet,
@@ -227,9 +228,8 @@ class Bench:
         recompute: bool = False,
     ):
         self.profile, self.dataset = profile, dataset
-        shared = ["audio-net", "mel-net", "hifigan"] + (
-            ["miniclip"] if profile.clip == "mini" else []
-        )
+        shared = ["audio-net", "mel-net"] + (["miniclip"] if profile.clip == "mini" else [])
+        shared += [profile.vocoder] if profile.vocoder != "griffin-lim" else []
         self.weights = weights_digests(profile, dataset, shared)
         self.records = Records(records_dir(profile, dataset), recompute)
         self._loaded: dict[str, Any] = {}
@@ -283,6 +283,18 @@ class Bench:
         there = [m for m in models if weights_file(self.profile, self.dataset, m).exists()]
         return self.synthesizer((there or ["clipsynth"])[0])
 
+    def vocoder(
+        self,
+        name: str,  # of `magnitude.VOCODERS`
+    ) -> Vocoder:
+        "A vocoder of the dataset, which may be another than the profile's."
+
+        def load() -> Vocoder:
+            here = None if name == "griffin-lim" else published(self.profile, self.dataset, name)
+            return load_vocoder(name, here, self.shared.device)
+
+        return self.get(f"vocoder {name}", load)
+
     @property
     def dataset_digest(self) -> str:
         "What the dataset is; asked of each record, and of a real dataset a table of all its chunks."
@@ -301,6 +313,7 @@ class Bench:
         return {
             "dataset": self.dataset_digest,
             "clip": self.profile.clip,
+            "vocoder": self.profile.vocoder,
             "prompt": prompt_of(self.profile, self.dataset),
             "weights": self.weights | weights_digests(self.profile, self.dataset, mine),
             "trials": {name: getattr(evaluation, name) for name in names},
@@ -563,16 +576,26 @@ def retrieved(
 
 def reconstructed(
     bench: Bench,
+    vocoder: str = "hifigan",  # the paper's, or another of `magnitude.VOCODERS`
 ) -> dict[str, np.ndarray]:
-    "HiFi-GAN reconstructions: the mel of each trial's real sound, made audible again (paper §3)."
+    "Reconstructions: the mel of each trial's real sound, made audible again (paper §3)."
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
-        trials, vocoder = bench.trials, bench.shared.vocoder
+        trials, voice = bench.trials, bench.vocoder(vocoder)
         where = trials.row[some], trials.start[some]
-        waveforms = torch.as_tensor(hifigan_reconstruction(bench.store, vocoder, *where))
+        waveforms = torch.as_tensor(reconstruction(bench.store, voice, *where))
         return bench.judges.note(waveforms, normalize(log_mel(waveforms)))
 
-    return bench.rows("hifigan", make, lambda: bench.trials.row, averaged=["band"])
+    model = None if vocoder == "griffin-lim" else vocoder
+    return bench.rows(vocoder, make, lambda: bench.trials.row, model, averaged=["band"])
+
+
+def vocoders(
+    bench: Bench,
+) -> list[str]:
+    "The vocoders whose reconstructions are compared: the profile's, and HiFi-GAN if it was trained."
+    there = weights_file(bench.profile, bench.dataset, "hifigan").exists()
+    return list(dict.fromkeys([bench.profile.vocoder, *(["hifigan"] if there else [])]))
 
 # %% ../nbs/04_eval.ipynb #30fd173e
 def manifest(
@@ -636,8 +659,10 @@ def shared_records(
     bench: Bench,
 ) -> None:
     "Read, make or audit what every comparison on a dataset needs, and the audit itself."
-    for records in (manifest, trial_record, moments, reconstructed):
+    for records in (manifest, trial_record, moments):
         records(bench)
+    for vocoder in vocoders(bench):
+        reconstructed(bench, vocoder)
     for split in ("test", "train"):
         reference(bench, split)
 

@@ -38,7 +38,8 @@ from .diffusion import Denoiser, Diffusion
 from .query import QueryEncoder, as_condition, check_texts, checked, prompt, prompt_of
 from .samplers import continued, ddim, dpm_solver, guided, heun
 from .unet import UNet
-from .vocoder import Generator, load_generator, vocode
+from .magnitude import VOCODERS, Vocoder, load_vocoder
+from .vocoder import vocode
 from .core import profile as get_profile
 
 # %% ../nbs/03a_synth.ipynb #29daa961
@@ -60,8 +61,9 @@ class Synthesizer:
         profile: str | Profile = "mini",
         device: str = "auto",
         sampler: str | None = None,  # a key of `SAMPLERS`; the profile's when None
-        paths: dict[str, Path] | None = None,  # files of `model`, "hifigan" and, if so, "miniclip"
+        paths: dict[str, Path] | None = None,  # files of `model`, a vocoder and, if so, "miniclip"
         *,
+        vocoder: str | None = None,  # magnitude, hifigan or griffin-lim; the profile's when None
         weights: str | None = None,  # the former name of `dataset`
     ):
         if dataset is None:
@@ -70,10 +72,16 @@ class Synthesizer:
             raise UserError(f"weights of {weights!r} or of {dataset!r}? name one dataset")
         self.profile = get_profile(profile) if isinstance(profile, str) else profile
         self.dataset, self.model, self.device = dataset, model, pick_device(device)
-        needed = (model, "hifigan")
-        self.paths = paths or {name: published(self.profile, dataset, name) for name in needed}
+        given = [name for name in VOCODERS if name in (paths or {})]
+        voice = vocoder or (given or [self.profile.vocoder])[0]
+        if voice not in VOCODERS:
+            raise UserError(f"no vocoder {voice!r}: choose one of {', '.join(VOCODERS)}")
+        self.paths = dict(paths or {})
+        for name in (model, *(() if voice == "griffin-lim" else (voice,))):
+            if name not in self.paths:
+                self.paths[name] = published(self.profile, dataset, name)
         self.unet, self.diffusion = load_denoiser(self.paths[model], self.device)
-        self.vocoder: Generator = load_generator(self.paths["hifigan"], self.device, AUDIO)
+        self.vocoder: Vocoder = load_vocoder(voice, self.paths.get(voice), self.device)
         self.sampler = sampler or self.profile.eval.sampler
         if self.sampler not in SAMPLERS:
             raise UserError(f"no sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
@@ -162,12 +170,14 @@ class Synthesizer:
     def waveforms(
         self,
         mels: torch.Tensor,  # (n, mels, frames) in [-1, 1]
+        first: int = 0,  # number of their first frame, for a piece of a longer sound
     ) -> torch.Tensor:  # (n, frames x hop) in [-1, 1]
         "Turn sampled mels into sound; raises `UserError` for mels of another scale."
         if mels.numel() and not mels.abs().max() <= 2:
             raise UserError("waveforms takes mels in [-1, 1]: a natural-log mel goes to `vocode`")
         with threads(len(mels)):
-            return vocode(self.vocoder, denormalize(mels.to(self.device))).float().cpu()
+            logs = denormalize(mels.to(self.device))
+            return vocode(self.vocoder, logs, first=first).float().cpu()
 
     def __call__(
         self,
@@ -237,20 +247,23 @@ class Synthesizer:
         seconds: float,  # how long the sound is to be
         steps: int | None = None,  # evaluations of the network for each window
         around: Callable[[Denoiser], Denoiser] | None = None,  # a dial of `samplers`
-        margin: int = 8,  # mel frames that the vocoder sees on both sides of a seam
+        margin: int | None = None,  # mel frames on both sides of a seam; the vocoder's when None
     ) -> Iterator[torch.Tensor]:  # (samples,) in [-1, 1], piece after piece
         "A sound of any length in the memory of one window; raises `UserError`."
         samples = round(seconds * AUDIO.sample_rate) if 0 < seconds < math.inf else 0
         if not samples:
             raise UserError(f"a sound of {seconds} seconds: give a length above 0")
-        mel, heard, sound = torch.zeros(1, AUDIO.mels, 0), 0, torch.zeros(0)
+        edge = margin or self.vocoder.margin
+        mel, begin, heard, sound = torch.zeros(1, AUDIO.mels, 0), 0, 0, torch.zeros(0)
         for piece in self.windows(embedding, seed, -(-samples // AUDIO.hop), steps, around):
             mel = torch.cat([mel, piece[:, 0].cpu()], dim=-1)
-            sound, ready = self.waveforms(mel)[0], max(heard, mel.shape[-1] - margin)
+            sound = self.waveforms(mel, begin)[0]
+            ready = max(heard, mel.shape[-1] - edge)
             yield sound[heard * AUDIO.hop : ready * AUDIO.hop][:samples]
             samples -= (ready - heard) * AUDIO.hop
-            kept = max(0, ready - margin)
-            mel, heard, sound = mel[..., kept:], ready - kept, sound[ready * AUDIO.hop :]
+            kept = max(0, ready - edge)
+            sound, begin = sound[ready * AUDIO.hop :], begin + kept
+            mel, heard = mel[..., kept:], ready - kept
         yield sound[: max(0, samples)]
 
 # %% ../nbs/03a_synth.ipynb #c66a9711

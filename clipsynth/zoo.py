@@ -41,8 +41,8 @@ def trained(
     "All weights files of a dataset."
     folders = {weights_file(profile, dataset, model).parent for model in profile.train}
     files = [path for folder in folders for path in folder.glob("*.*")]
-    found = {path.stem for path in files if path.suffix in (".safetensors", ".json")}
-    return {name: weights_file(profile, dataset, name) for name in sorted(found)}
+    kept = [path for path in files if path.suffix in (".safetensors", ".json")]
+    return {path.stem: path.with_suffix(".safetensors") for path in sorted(kept)}
 
 
 def members(

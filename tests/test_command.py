@@ -108,7 +108,7 @@ FORMS: dict[str, dict[str, object]] = {  # by name, and what has to come of it
     "unet.conditioning": {"film": "film", "add": None},
     "world.instruments": {"drum,violin": ("drum", "violin"), "None": None.__class__},
     "everyday.labels": {"dog barking,child speech, kid speaking": ("dog barking", "child speech, kid speaking")},
-    "vocoder.resblock_dilations": {"[[1, 2], [3]]": ((1, 2), (3,)), "[[1, 2": None},
+    "hifigan.resblock_dilations": {"[[1, 2], [3]]": ((1, 2), (3,)), "[[1, 2": None},
     "prompt": {"the sound of {query}": "the sound of {query}", "a=b {query}": "a=b {query}", "a sound": None},
     "clip": {"ViT-B-32-quickgelu:/a b/weights.pt": "ViT-B-32-quickgelu:/a b/weights.pt"},
 }

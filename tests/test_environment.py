@@ -224,7 +224,7 @@ def test_threads_follow_the_work(four_threads: None, monkeypatch: pytest.MonkeyP
         made.mels(query[:count], list(range(count)), steps=1)
         assert torch.get_num_threads() == 4
     assert seen == [1, 2, 4]
-    monkeypatch.setattr(clipsynth.synth, "vocode", lambda vocoder, mel: torch.full((1, 8), torch.get_num_threads()))
+    monkeypatch.setattr(clipsynth.synth, "vocode", lambda *_, **__: torch.full((1, 8), torch.get_num_threads()))
     assert made.waveforms(torch.zeros(1, 64, 64))[0, 0] == 1 and torch.get_num_threads() == 4
 
 

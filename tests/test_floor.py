@@ -19,7 +19,8 @@ from clipsynth.core import (
     weights_file,
 )
 from clipsynth.diffusion import Diffusion
-from clipsynth.floor import FineTuneTask, Pairs, fine_tuning_config, griffin_lim, in_tune, model_like_mels, pitch
+from clipsynth.floor import FineTuneTask, Pairs, fine_tuning_config, in_tune, model_like_mels, pitch
+from clipsynth.magnitude import griffin_lim
 from clipsynth.train import Trainer, run
 from clipsynth.unet import UNet
 from clipsynth.vocoder import Generator
@@ -87,7 +88,7 @@ def task(monkeypatch: pytest.MonkeyPatch, tmp_path) -> FineTuneTask:
     torch.manual_seed(0)
     smoke = profile("smoke")
     path = weights_file(smoke, "noise", "hifigan", new=True)
-    save_weights(path, Generator(smoke.vocoder), {"vocoder": smoke.vocoder})
+    save_weights(path, Generator(smoke.hifigan), {"vocoder": smoke.vocoder})
     sound = torch.randn(3, 65_536, generator=torch_rng("pairs")) * 0.1
     samples = (sound.numpy() * 32_767).round().clip(-32_767, 32_767).astype(np.int16)
     return FineTuneTask(smoke, "noise", Pairs(samples, normalize(log_mel(sound)).numpy()), alone=9)

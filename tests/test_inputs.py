@@ -12,7 +12,7 @@ from conftest import ROOT
 from PIL import Image
 
 from clipsynth import audio, hub
-from clipsynth.core import UserError, numpy_rng
+from clipsynth.core import UserError, numpy_rng, weights_file
 from clipsynth.metrics import AudioNet, MelNet, embed_all
 from clipsynth.query import QueryEncoder
 from clipsynth.synth import Synthesizer, load_picture
@@ -319,8 +319,8 @@ def test_advice_names_dataset_and_profile(monkeypatch: pytest.MonkeyPatch, tmp_p
     said = line(lambda: Synthesizer("music", "clipsynth-text-seed2", profile="paper"))
     assert "`clipsynth train clipsynth-text music seed=2 --profile paper`" in said
     line(lambda: QueryEncoder("mini", profile="smoke"), "`clipsynth train miniclip --profile smoke`")
-    for part in ("clipsynth", "hifigan"):
-        path = tmp_path / "smoke" / "weights" / "mini-vggsound" / f"{part}.safetensors"
+    for part in ("clipsynth", "magnitude"):
+        path = weights_file("smoke", "mini-vggsound", part, new=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     advice = "`clipsynth train miniclip --profile smoke`"
@@ -331,14 +331,14 @@ def test_a_checkpoint_of_another_size_is_counted_right() -> None:
     from clipsynth.core import MINI, SMOKE
     from clipsynth.vocoder import Generator, load_official_state, official_state
 
-    small, large = Generator(SMOKE.vocoder), Generator(MINI.vocoder)
+    small, large = Generator(SMOKE.hifigan), Generator(MINI.hifigan)
     said = line(lambda: load_official_state(small, official_state(large)), "do not fit the configuration")
     wrong, wanted = (int(word) for word in re.findall(r"(\d+) of (\d+) weights", said)[0])
     assert wrong <= wanted == len(small.state_dict())
 
 
 def test_files_of_another_model(tmp_path: Path) -> None:
-    from clipsynth.core import load_weights, save_weights, weights_file
+    from clipsynth.core import load_weights, save_weights
     from clipsynth.synth import load_denoiser
     from clipsynth.vocoder import load_generator
 
@@ -368,7 +368,7 @@ def test_the_bench_counts_weights_not_biases() -> None:
     from clipsynth.vocoder import Generator, fold
 
     results = json.loads((ROOT / "bench/results/model.json").read_text())["vocoder"]
-    for name, config in (("V1", VocoderConfig()), ("small", MINI.vocoder)):
+    for name, config in (("V1", VocoderConfig()), ("small", MINI.hifigan)):
         with torch.device("meta"):
             net = fold(Generator(config))
         assert results[name]["parameters"] == sum(tensor.numel() for tensor in net.state_dict().values())

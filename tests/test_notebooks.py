@@ -20,8 +20,8 @@ def test_smoke_run_starts_from_nothing(smoke_run: SmokeRun) -> None:
     assert [path.name for path in smoke_run.data.iterdir()] == ["smoke"]
     assert list((smoke_run.data / "smoke").rglob("*.mp4"))
     models = {path.stem for path in (smoke_run.data / "smoke/weights").rglob("*.safetensors")}
-    assert models >= {"clipsynth", "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided", "hifigan", "miniclip",
-                      "audio-net", "mel-net", "specvqgan"}
+    assert models >= {"clipsynth", "clipsynth-text", "clipsynth-hybrid", "clipsynth-guided", "hifigan", "magnitude",
+                      "miniclip", "audio-net", "mel-net", "specvqgan"}
     records = {path.stem for path in (smoke_run.data / "smoke/records/mini-music").glob("*.safetensors")}
     assert records >= {"manifest", "moments", "real-train", "alternatives"}, "the audit of the records stands on these"
 

@@ -60,7 +60,7 @@ def test_from_videos_to_a_sound(command: Callable[..., int], room: Path, capsys:
     assert store.classes == sorted(LABELS.values()) and len(store) == 12
     assert list(store.manifest.status).count("corrupt") == 1
     assert store.about["settings"] == {"prompt": PROMPT}
-    for model in ("metric-nets", "hifigan", "clipsynth", "clipsynth-text"):
+    for model in ("metric-nets", "hifigan", "magnitude", "clipsynth", "clipsynth-text"):
         assert command("train", model, MINE, "steps=2", "batch=2") == 0
     capsys.readouterr()
     assert command("synth", "-dash", "--steps", 2) == 2 and capsys.readouterr().err.count("\n") == 1

@@ -72,7 +72,7 @@ def test_to_a_table(dataset: str, room: Path) -> None:
     weights = room / "weights" / dataset
     made = {path.stem: load_config(path) for path in weights.glob("*.safetensors")}
     assert set(made) == {"audio-net", "mel-net", "hifigan", "clipsynth", "clipsynth-text"}
-    assert made["clipsynth"]["unet"] == to_json(PAPER.unet) and made["hifigan"]["vocoder"] == to_json(PAPER.vocoder)
+    assert made["clipsynth"]["unet"] == to_json(PAPER.unet) and made["hifigan"]["vocoder"] == to_json(PAPER.hifigan)
     assert made["clipsynth-text"]["prompt"] == TEMPLATES[dataset]
     assert made["clipsynth"]["made"]["settings"]["clip"].endswith("clip.pt")
     words = papermill.split()
