@@ -118,8 +118,9 @@ def test_shares_make_the_same_step(two: Path, tmp_path: Path) -> None:
             for mine, theirs in zip(one["rows"], other["rows"], strict=True):
                 for name in set(mine) - MACHINE:
                     assert theirs[name] == pytest.approx(mine[name], rel=1e-4, abs=1e-6), f"{task}: {name}"
-            # toys to rounding; in a large network AdamW can blow up the rounding of a gradient that is nearly nothing
-            limit = 1e-4 if task == "clipsynth" else 1e-5
+            # toys to rounding, with Muon that of bfloat16; in a large network AdamW can blow up that of a gradient
+            # that is nearly nothing
+            limit = {"clipsynth": 1e-4, "waves": 1e-3}.get(task, 1e-5)
             for module, weights in one["modules"].items():
                 for name, value in weights.items():
                     assert (value - other["modules"][module][name]).abs().max() < limit, f"{task}: {name}"
