@@ -275,11 +275,17 @@ class MagnitudeConfig:
 # %% ../nbs/00_core.ipynb #bd8ad1b6
 _RANGES = {  # of the numbers below: from, and below which; nan is in none
     **dict.fromkeys(("steps", "batch", "log_every", "accumulate"), (1, math.inf)),
-    **dict.fromkeys(("warmup", "alone", "weight_decay", "save_seconds"), (0, math.inf)),
-    "learning_rate": (sys.float_info.min, math.inf),
+    **dict.fromkeys(("warmup", "alone", "weight_decay", "save_seconds", "cooldown"), (0, math.inf)),
+    **dict.fromkeys(("learning_rate", "muon_rate"), (sys.float_info.min, math.inf)),
     "betas": (0, 1),
     "ema": (0, 1),
     "gamma": (sys.float_info.min, 1 + sys.float_info.epsilon),
+}
+_CHOICES = {
+    "precision": ("bf16", "fp32"),
+    "decay": ("constant", "cosine", "step"),
+    "optimizer": ("adamw", "muon"),
+    "noise": ("uniform", "edm", "mixed"),
 }
 
 
@@ -295,6 +301,11 @@ class TrainConfig:
     warmup: int = 0  # steps of linear warm-up
     decay: Literal["constant", "cosine", "step"] = "constant"  # "step": times `gamma` at each step
     gamma: float = 1.0
+    cooldown: float = 0.0  # last steps, in which the rate falls linearly to zero; below 1: their share
+    optimizer: Literal["adamw", "muon"] = "adamw"  # "muon": Muon for matrices and kernels inside
+    muon_rate: float = 0.02  # learning rate of what Muon updates; the rest has `learning_rate`
+    noise: Literal["uniform", "edm", "mixed"] = "uniform"  # how a diffusion step t is drawn
+    init: str = ""  # weights to start from: a file, mini-music/clipsynth, a folder or owner/name
     ema: float = 0.9999  # ramped: min(ema, (1 + step) / (10 + step))
     precision: Literal["bf16", "fp32"] = "bf16"  # bf16: autocast, where the device computes in it
     compile: bool = False  # torch.compile, worth it on a GPU
@@ -325,10 +336,11 @@ class TrainConfig:
                 if self.sample_every > 0
                 else f"training: sample_every {self.sample_every}: 0 for none, or steps between them"
             )
-        if self.precision not in ("bf16", "fp32"):
-            raise UserError(f"training: precision {self.precision!r} is neither bf16 nor fp32")
-        if self.decay not in ("constant", "cosine", "step"):
-            raise UserError(f"training: decay {self.decay!r} is not constant, cosine or step")
+        for name, known in _CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UserError(
+                    f"training: {name} {getattr(self, name)!r} is not {' or '.join(known)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -456,7 +468,17 @@ PAPER = Profile(
 )
 
 # %% ../nbs/00_core.ipynb #c7dde1d2
-_diffusion_mini = TrainConfig(steps=6_000, batch=32, learning_rate=1e-3, warmup=200, ema=0.999)
+_diffusion_mini = TrainConfig(
+    steps=16_000,
+    batch=32,
+    learning_rate=2e-3,
+    betas=(0.9, 0.99),
+    warmup=40,
+    cooldown=0.2,
+    ema=0.999,
+    optimizer="muon",
+    noise="mixed",
+)
 MINI = Profile(
     name="mini",
     datasets=("mini-music", "mini-vggsound"),
@@ -464,13 +486,8 @@ MINI = Profile(
     data=DataConfig(test_share=0.2),  # of MiniMUSIC: a tenth gives too few test videos
     diffusion=DiffusionConfig(prediction="velocity"),
     unet=UNetConfig(
-        channels=64, multipliers=(1, 1, 1), blocks=1, attention=(8,), patch=4, condition=64
+        channels=32, multipliers=(1, 2, 2, 2), blocks=1, attention=(8,), patch=2, condition=64
     ),
-    unets={  # narrower, so that both zoos fit into a clone
-        "mini-vggsound": UNetConfig(
-            channels=40, multipliers=(1, 1, 1), blocks=1, attention=(8,), patch=4, condition=64
-        )
-    },
     vocoder="magnitude",
     hifigan=VocoderConfig(
         channels=128,
@@ -501,8 +518,14 @@ MINI = Profile(
             alone=9_500,
         ),
         "magnitude": _magnitude,
-        "specvqgan": replace(
-            _diffusion_mini, steps=6_000, alone=3_000, ema=0.0, decay="cosine", warmup=100
+        "specvqgan": TrainConfig(
+            steps=6_000,
+            batch=32,
+            learning_rate=1e-3,
+            warmup=100,
+            decay="cosine",
+            ema=0.0,
+            alone=3_000,
         ),
         "audio-net": replace(_classifier, steps=500),
         "mel-net": replace(_classifier, steps=500),
@@ -539,8 +562,7 @@ SMOKE = replace(
         gone=0.12,
     ),
     data=replace(MINI.data, test_share=0.34),
-    unet=replace(MINI.unet, channels=16, multipliers=(1, 2), blocks=1, attention=(8,), heads=2),
-    unets={},
+    unet=replace(MINI.unet, channels=16, multipliers=(1, 2), heads=2, patch=4),
     magnitude=MagnitudeConfig(channels=32, hidden=64, blocks=1, head=64, iterations=2),
     hifigan=VocoderConfig(
         channels=16,

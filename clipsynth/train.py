@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Recordings', 'TASKS', 'GROUPS', 'free_memory', 'resident', 'MelTask', 'DiffusionTask', 'frame_in_window',
-           'label_embeddings', 'segments', 'beginnings', 'VocoderTask', 'MagnitudeTask', 'make_task', 'make_trainer',
-           'train', 'published_file', 'publish', 'certificate', 'certify', 'ensure', 'plan', 'plan_text']
+           'label_embeddings', 'segments', 'beginnings', 'VocoderTask', 'MagnitudeTask', 'make_task', 'init_file',
+           'start_from', 'make_trainer', 'train', 'published_file', 'publish', 'certificate', 'certify', 'ensure',
+           'plan', 'plan_text']
 
 # %% ../nbs/03_train.ipynb #de37b932
 import hashlib
@@ -38,7 +39,7 @@ from clipsynth.core import (
 )
 from .audio import AUDIO, from_int16, log_mel, normalize
 from .data import Store
-from .diffusion import Diffusion
+from .diffusion import Diffusion, training_steps
 from .magnitude import MagnitudeNet, magnitude_losses, magnitudes
 from .query import QueryEncoder, as_condition, prompt, prompt_of
 from .samplers import dpm_solver
@@ -188,14 +189,17 @@ class DiffusionTask(MelTask):
         text_share: float = 0.0,  # examples that get the label's prompt instead of a frame
         dropped: float = 0.0,  # examples that get no query, the zero vector, for guidance
         device: torch.device | str = "cpu",
+        model: str = "clipsynth",  # whose recipe says how the steps t are drawn
     ):
         super().__init__(profile, dataset, text_share, dropped, device)
         self.unet_config, self.diffusion_config = profile.unet_of(dataset), profile.diffusion
         self.diffusion = Diffusion(profile.diffusion)
-        self.prompt = prompt_of(profile, dataset)
+        self.prompt, self.law = prompt_of(profile, dataset), profile.train_of(dataset, model).noise
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.unet = UNet(self.unet_config)
+
+    ends = ("stem", "head", "time.first")  # what Muon leaves to AdamW
 
     def modules(self) -> dict[str, nn.Module]:
         "The U-Net."
@@ -211,9 +215,8 @@ class DiffusionTask(MelTask):
     ) -> dict[str, torch.Tensor]:
         "For each example its step t and its noise."
         mel = batch["mel"]
-        count, device = len(self.diffusion), mel.device
-        t = torch.randint(count, (len(mel),), generator=generator, device=device)
-        return {"t": t, "noise": torch.randn(mel.shape, generator=generator, device=device)}
+        t = training_steps(self.diffusion, len(mel), generator, self.law)
+        return {"t": t, "noise": torch.randn(mel.shape, generator=generator, device=mel.device)}
 
     def losses(self, batch: dict[str, torch.Tensor]) -> Losses:
         "The hybrid loss; to log, its two parts apart, and each by quarter of the noise scale."
@@ -439,9 +442,18 @@ class MagnitudeTask:
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
     "miniclip": ("clipsynth.miniclip:MiniClipTask", {}),
     "clipsynth": ("clipsynth.train:DiffusionTask", {}),
-    "clipsynth-text": ("clipsynth.train:DiffusionTask", {"text_share": 1.0}),
-    "clipsynth-hybrid": ("clipsynth.train:DiffusionTask", {"text_share": 0.5}),
-    "clipsynth-guided": ("clipsynth.train:DiffusionTask", {"dropped": 0.1}),
+    "clipsynth-text": (
+        "clipsynth.train:DiffusionTask",
+        {"text_share": 1.0, "model": "clipsynth-text"},
+    ),
+    "clipsynth-hybrid": (
+        "clipsynth.train:DiffusionTask",
+        {"text_share": 0.5, "model": "clipsynth-hybrid"},
+    ),
+    "clipsynth-guided": (
+        "clipsynth.train:DiffusionTask",
+        {"dropped": 0.1, "model": "clipsynth-guided"},
+    ),
     "hifigan": ("clipsynth.train:VocoderTask", {}),
     "magnitude": ("clipsynth.train:MagnitudeTask", {}),
     "specvqgan": ("clipsynth.specvqgan:SpecVQGANTask", {}),
@@ -466,6 +478,46 @@ def make_task(
     kind = getattr(import_module(module), name)
     return kind(profile, dataset, seed=seed, device=device, **options)
 
+# %% ../nbs/03_train.ipynb #00f54e26
+def init_file(
+    source: str,  # a file, "mini-music/clipsynth", a folder of `save_pretrained`, or "owner/name"
+    profile: Profile,
+) -> Path:
+    "The weights file that `init=` means; raises `UserError`."
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    dataset, _, model = source.removeprefix("data/weights/").rpartition("/")
+    named = weights_file(profile, dataset or None, model.removesuffix(".safetensors"))
+    if named.is_file() or dataset in profile.datasets:
+        return named
+    from clipsynth.hub import from_pretrained
+
+    shared = from_pretrained(source, device="cpu")
+    return shared.paths[shared.model]
+
+
+def start_from(
+    module: nn.Module,  # gets the weights
+    source: str,  # as for `init_file`; "" leaves the module as it is
+    profile: Profile,
+) -> dict[str, str]:  # what was taken: its name and SHA-256
+    "Give a module the weights to start from; raises `UserError` when they do not fit."
+    if not source:
+        return {}
+    path = init_file(source, profile)
+    state, mine = load_weights(path)[0], module.state_dict()
+    shapes = [{name: tuple(v.shape) for name, v in some.items()} for some in (mine, state)]
+    wrong = [n for n in {**mine, **state} if shapes[0].get(n) != shapes[1].get(n)]
+    if wrong:
+        here, there = (some.get(wrong[0], "missing") for some in shapes)
+        raise UserError(
+            f"init={source}: {len(wrong)} tensors do not fit; {wrong[0]} is {there} in the file, "
+            f"{here} in this network: start from a model with the same settings"
+        )
+    module.load_state_dict(state)
+    return {"from": source, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
 # %% ../nbs/03_train.ipynb #9a2161c0
 def make_trainer(
     model: str,  # a key of `TASKS`, e.g. "clipsynth"
@@ -484,8 +536,11 @@ def make_trainer(
     config, where = profile.train_of(dataset, model), pick_device(device)
     folder = runs_dir(profile, dataset, seeded(model, config.seed))
     task = make_task(model, dataset, profile, config.seed, where)
+    origin = start_from(next(iter(task.modules().values())), config.init, profile)
     identity = {"model": model, "dataset": dataset, "profile": profile.name, "task": task.config()}
-    return Trainer(task, config, folder, identity, where)
+    trainer = Trainer(task, config, folder, identity, where)
+    trainer.origin = origin
+    return trainer
 
 
 def train(
@@ -545,6 +600,7 @@ def publish(
         "precision": "bfloat16" if trainer.precision else "float32",
         "with": made_with(),
     }
+    made |= {"init": trainer.origin} if trainer.origin else {}
     about = {"model": model, "dataset": dataset, "profile": profile.name}
     path = published_file(trainer, profile)
     config = {**about, **trainer.task.config(), "made": made}
