@@ -367,6 +367,7 @@ class Settings:
     vocoder: Literal["magnitude", "hifigan", "griffin-lim"] = "hifigan"  # that makes mels audible
     clip: str = "ViT-B-32:openai"  # "mini" is MiniCLIP; otherwise model:pretrained of open_clip
     prompt: str = ""  # around a text query, such as "a photo of {query}"; the dataset's when empty
+    bridge: Literal["none", "mean-shift"] = "none"  # from words to pictures, for text queries
     audio: AudioConfig = AudioConfig()
     world: WorldConfig = WorldConfig()
     everyday: EverydayConfig = EverydayConfig()
@@ -483,6 +484,7 @@ MINI = Profile(
     name="mini",
     datasets=("mini-music", "mini-vggsound"),
     clip="mini",
+    bridge="mean-shift",
     data=DataConfig(test_share=0.2),  # of MiniMUSIC: a tenth gives too few test videos
     diffusion=DiffusionConfig(prediction="velocity"),
     unet=UNetConfig(

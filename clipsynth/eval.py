@@ -314,6 +314,7 @@ class Bench:
             "dataset": self.dataset_digest,
             "clip": self.profile.clip,
             "vocoder": self.profile.vocoder,
+            "bridge": self.profile.bridge,
             "prompt": prompt_of(self.profile, self.dataset),
             "weights": self.weights | weights_digests(self.profile, self.dataset, mine),
             "trials": {name: getattr(evaluation, name) for name in names},
@@ -367,12 +368,13 @@ def queries(
     bench: Bench,
     modality: str,  # "text" or "image"
     some: np.ndarray,  # (n,) trial numbers
+    bridge: str = "none",  # of `BRIDGES`, for text
 ) -> torch.Tensor:  # (n, width), unit norm
     "The embedding of each trial's label in its prompt, or of its picture."
     trials = bench.trials
     if modality == "text":
         names, where = np.unique(trials.label[some], return_inverse=True)
-        return bench.shared.embed_text(list(names))[where]
+        return bench.shared.embed_text(list(names), bridge=bridge)[where]
     pictures = bench.store.embedding[trials.row[some], trials.second[some]]
     return torch.from_numpy(pictures.astype(np.float32))
 
@@ -422,11 +424,16 @@ def asked(
     bench: Bench,
     model: str,
     modality: str,  # "text" or "image"
+    bridge: str = "none",  # of `BRIDGES`, for text
 ) -> dict[str, np.ndarray]:
     "Measurements of a model's sounds, asked with the labels or with the pictures of the trials."
-    return generated(
-        bench, model, f"{model}-{modality}", lambda some: queries(bench, modality, some)
-    )
+    name = f"{model}-{modality}" + f"-{bridge}" * (bridge != "none")
+    settings = {"bridge": bridge} if bridge != "none" else None
+
+    def query(some: np.ndarray) -> torch.Tensor:
+        return queries(bench, modality, some, bridge)
+
+    return generated(bench, model, name, query, settings=settings)
 
 # %% ../nbs/04_eval.ipynb #25c2aa0d
 def real_windows(
@@ -540,7 +547,7 @@ def nearest(
         model = bench.shared
         retriever = CLIPRetriever(bench.store, model.encoder)
         most = min(count, len(bench.store.rows("train")))
-        rows, frames = retriever.retrieve(model.embed_text(list(names)), most)
+        rows, frames = retriever.retrieve(model.embed_text(list(names), bridge="none"), most)
         return {"row": rows.astype(np.int32), "frame": frames.astype(np.int32)}
 
     return bench.aggregate("nearest", make, settings={"count": count})

@@ -28,7 +28,6 @@ from clipsynth.eval import (
     trial_record,
     windows_of,
 )
-from .gap import bridged_prompts, embeddings
 
 # %% ../nbs/04g_outside.ipynb #4a6e0008
 YAMNET = "469be6a3421cbc52cf97e9f2f966cba984198e8e7af9854d68b3e3ebb1e04194"  # SHA-256 of the file
@@ -324,18 +323,13 @@ def outside_records(
         model = bench.synthesizer("clipsynth")
         return model.waveforms(sampled(bench, "clipsynth", query, some))
 
-    def bridged(some: np.ndarray) -> torch.Tensor:
-        space = embeddings(bench)
-        shifted = bridged_prompts(space)["mean shift"][space["label"][some]]
-        return made(torch.from_numpy(shifted.astype(np.float32)), some)
-
     found["real training sound"] = real("train")
     found["real test sound"] = real("test")
     found["copies through the vocoder"] = outside_notes(bench, "copies", copies, trial_rows, asked)
     systems: dict[str, Callable[[np.ndarray], torch.Tensor]] = {
         "image": lambda some: made(queries(bench, "image", some), some),
         "text": lambda some: made(queries(bench, "text", some), some),
-        "text-mean-shift": bridged,
+        "text-mean-shift": lambda some: made(queries(bench, "text", some, "mean-shift"), some),
     }
     for name, sounds in systems.items():
         record = f"clipsynth-{name}"

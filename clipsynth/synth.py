@@ -34,6 +34,7 @@ from clipsynth.core import (
     weights_file,
 )
 from .audio import AUDIO, denormalize
+from .bridges import BRIDGES, mean_shift
 from .diffusion import Denoiser, Diffusion
 from .query import QueryEncoder, as_condition, check_texts, checked, prompt, prompt_of
 from .samplers import continued, ddim, dpm_solver, guided, heun
@@ -64,6 +65,7 @@ class Synthesizer:
         paths: dict[str, Path] | None = None,  # files of `model`, a vocoder and, if so, "miniclip"
         *,
         vocoder: str | None = None,  # magnitude, hifigan or griffin-lim; the profile's when None
+        bridge: str | None = None,  # of `BRIDGES`, for words; None: the profile's, where it can be
         weights: str | None = None,  # the former name of `dataset`
     ):
         if dataset is None:
@@ -86,6 +88,21 @@ class Synthesizer:
         if self.sampler not in SAMPLERS:
             raise UserError(f"no sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
         self._encoder: QueryEncoder | None = None
+        self._text_centroid: np.ndarray | None = None
+        self.bridge = self._usable_bridge(bridge)
+
+    def _usable_bridge(self, wanted: str | None) -> str:
+        "A bridge is for a model that was trained on pictures alone, and knows their mean."
+        config = load_config(self.paths[self.model])
+        known = "image_centroid" in config and config.get("query") == "image"
+        wanted = wanted or self.profile.settings.get("bridge")
+        name = wanted or (self.profile.bridge if known else "none")
+        if name not in BRIDGES:
+            raise UserError(f"no bridge {name!r}: choose one of {', '.join(BRIDGES)}")
+        if name != "none" and not known:
+            why = "was trained on words too, or before bridges were kept with the weights"
+            raise UserError(f"no bridge {name!r} for {self.model}: it {why}; take bridge='none'")
+        return name
 
     @property
     def prompt(self) -> str:
@@ -105,6 +122,7 @@ class Synthesizer:
     def embed_text(
         self,
         queries: Sequence[str],  # plain words, e.g. ["violin"]; the prompt is added here
+        bridge: str | None = None,  # of `BRIDGES`; the synthesizer's own when None
     ) -> torch.Tensor:  # (n, width), unit norm
         "Embeddings of text queries inside the dataset's prompt; raises `UserError`. Tells unknown words."
         texts = [checked(query) for query in check_texts(queries, "embed_text")]
@@ -112,8 +130,22 @@ class Synthesizer:
         if unknown:
             words = ", ".join(dict.fromkeys(word[:20] for word in unknown[:5]))
             notice(f"MiniCLIP was never taught {words}: expect any sound")
+        bridge = self.bridge if bridge is None else self._usable_bridge(bridge)
+        found = self._prompted(texts)
+        return found if bridge == "none" else self._shifted(found)
+
+    def _prompted(self, texts: Sequence[str]) -> torch.Tensor:
         asked = [prompt(text, self.dataset, self.prompt) for text in texts]
         return torch.as_tensor(self.encoder.text(asked))
+
+    def _shifted(self, text: torch.Tensor) -> torch.Tensor:
+        "Text embeddings on the mean of the training pictures instead of the prompts'."
+        config = load_config(self.paths[self.model])
+        if self._text_centroid is None:
+            self._text_centroid = self._prompted(config["classes"]).mean(0).numpy()
+        image = np.array(config["image_centroid"])
+        moved = mean_shift(text.numpy(), image, self._text_centroid)
+        return torch.from_numpy(moved.astype(np.float32))
 
     def embed_image(
         self,

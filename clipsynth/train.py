@@ -90,6 +90,15 @@ def resident(
     return torch.from_numpy(np.array(array)).to(device)
 
 
+def _bridge(store: Store) -> dict[str, Any]:
+    "What a bridge from words needs: the mean training picture, and the classes that have prompts."
+    rows, total = store.rows("train"), 0.0
+    for some in np.array_split(rows, -(-len(rows) // 1_000)):
+        total = total + store.embedding[some].mean(1, dtype=np.float64).sum(0)
+    classes = sorted(set(store.kept["label"].to_numpy()[rows]))
+    return {"classes": classes, "image_centroid": np.round(total / len(rows), 6).tolist()}
+
+
 class MelTask:
     "Random windows of mel with a query each: what every generator of mels learns from."
 
@@ -107,8 +116,10 @@ class MelTask:
         self.text_share, self.dropped, self.store_digest = text_share, dropped, store.digest
         if text_share:  # (clip, width)
             self.words = label_embeddings(store, profile, dataset, device)
+        self.bridge: dict[str, Any] = {}
         if text_share < 1:  # (clip, second, width)
             self.frames = resident(store.embedding, device)
+            self.bridge = _bridge(store)
         self.device = device
 
     def config(self) -> dict[str, Any]:
@@ -208,7 +219,7 @@ class DiffusionTask(MelTask):
     def config(self) -> dict[str, Any]:
         "Configuration of network and process, what it learned from, and how it is asked in words."
         mine = {"unet": self.unet_config, "diffusion": self.diffusion_config, "prompt": self.prompt}
-        return {**mine, **super().config()}
+        return {**mine, **super().config(), **self.bridge}
 
     def noise(
         self, batch: dict[str, torch.Tensor], generator: torch.Generator
