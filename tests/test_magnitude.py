@@ -41,7 +41,7 @@ from clipsynth.settings import configured
 from clipsynth.synth import Synthesizer
 from clipsynth.train import make_trainer
 from clipsynth.trainer import load_state, run, save_state
-from clipsynth.vocoder import Generator, vocode
+from clipsynth.vocoder import Generator, save_official, vocode
 
 TINY = MagnitudeConfig(channels=16, hidden=32, blocks=2, head=32, iterations=3)
 
@@ -202,3 +202,12 @@ def test_records_of_another_vocoder_are_other_records() -> None:
     assert plain.inputs() != other.inputs() and plain.records.folder != other.records.folder
     assert "hifigan" not in plain.weights and "magnitude" in plain.weights
     assert np.array_equal(sorted(other.weights), ["audio-net", "hifigan", "mel-net", "miniclip"])
+
+
+def test_hifigan_with_noise_trains_and_loads(noisy: Path) -> None:
+    smoke = configured(SMOKE, {"hifigan.noise": True})
+    path = clipsynth.train.train("hifigan", "mini-music", smoke, "cpu", changes={"steps": 2, "batch": 1, "alone": 1})
+    voice, mel = load_vocoder("hifigan", path), log_mel(noise(1, 16 * AUDIO.hop))
+    assert vocode(voice, mel).isfinite().all() and not torch.equal(vocode(voice, mel), vocode(voice, mel, first=5))
+    with pytest.raises(UserError, match="knows no noise"):
+        save_official(noisy, voice)
