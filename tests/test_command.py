@@ -163,7 +163,7 @@ def test_the_one_that_says_more_wins(tmp_path: Path) -> None:
     profile = understood("train", [*words, "--train.mel-net.steps=9", "batch=2"])[1]
     steps = {model: profile.train_of("mini-music", model).steps for model in ("clipsynth", "hifigan", "mel-net")}
     assert steps == {"clipsynth": 5, "hifigan": 6, "mel-net": 9}
-    assert [profile.unet_of(name).channels for name in ("mini-music", "mini-vggsound")] == [64, 16]
+    assert [profile.unet_of(name).channels for name in ("mini-music", "mini-vggsound")] == [32, 16]
     assert {recipe.batch for recipe in profile.train.values()} == {2}
     assert understood("train", [*words, "steps=7"])[1].train["hifigan"].steps == 7
 
