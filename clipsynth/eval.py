@@ -684,6 +684,8 @@ def table1_records(
         for modality in ("text", "image"):
             if weights_file(bench.profile, bench.dataset, model).exists():
                 asked(bench, model, modality)
+    if weights_file(bench.profile, bench.dataset, "clipsynth").exists():
+        asked(bench, "clipsynth", "text", "mean-shift")
 
 # %% ../nbs/04_eval.ipynb #acb3456b
 class Scores(NamedTuple):
