@@ -198,7 +198,7 @@ def facts_of(
     sides = {"size": size, "colour": colour, "register": size, "tempo": tempo}
     return {fact: side for fact, side in sides.items() if side is not None}
 
-# %% ../nbs/00k_captions.ipynb #5e56df7f
+# %% ../nbs/00k_captions.ipynb #4f2e0e9a
 def caption(
     seen: Seen,
     rng: np.random.Generator,  # picks what is said, and how
@@ -207,7 +207,7 @@ def caption(
     kind, talkative = rng.random(), rng.random()
     if kind < 0.05:
         return Caption(str(rng.choice(NOTHING)), ())
-    if kind < 0.35:
+    if kind < 0.45:
         name = seen.label.replace("_", " ")
         if ", " in name and rng.random() < 0.3:  # one of the names that such a label offers
             name = str(rng.choice(name.split(", ")))
@@ -216,8 +216,8 @@ def caption(
     told = {fact: side for fact, side in facts_of(seen).items() if rng.random() < talkative}
     words, subject = words_of(seen.dataset)[seen.label], "class"
     name = str(rng.choice(words.names))
-    if kind < 0.50:
-        subject = "family" if kind < 0.45 else ""
+    if kind < 0.60:
+        subject = "family" if kind < 0.55 else ""
         name = _family_name(words.family) if subject else "something~"
     return _composed(seen, words, name, subject, told, talkative, rng)
 

@@ -444,7 +444,7 @@ _classifier = TrainConfig(
     precision="fp32",
 )
 _miniclip = TrainConfig(
-    steps=1_800,
+    steps=2_400,
     batch=96,
     learning_rate=2e-3,
     weight_decay=0.05,
