@@ -306,8 +306,9 @@ def _pictures(dataset: str, config: Any) -> list[tuple[str, str, float, Seen]]:
     from clipsynth.worlds import INSTRUMENTS, plan, video_ids
 
     words_of(dataset)
+    how = config.videos, config.seed, config.test_share
     names = config.instruments or INSTRUMENTS
-    videos = [(name, video) for name in names for video in video_ids(name, config.videos, config.seed)]
+    videos = [(name, video) for name in names for video in video_ids(name, *how)]
     return [
         (video, video, p.start, Seen(dataset, name, astuple(p.traits)))
         for name, video in videos

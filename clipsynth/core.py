@@ -488,7 +488,7 @@ MINI = Profile(
     data=DataConfig(test_share=0.2),  # of MiniMUSIC: a tenth gives too few test videos
     diffusion=DiffusionConfig(prediction="velocity"),
     unet=UNetConfig(
-        channels=32, multipliers=(1, 2, 2, 2), blocks=1, attention=(8,), patch=2, condition=64
+        channels=32, multipliers=(1, 1, 2, 2), blocks=1, attention=(8,), patch=2, condition=64
     ),
     vocoder="magnitude",
     hifigan=VocoderConfig(

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['NEAREST', 'Trials', 'judged_rows', 'draw_trials', 'reference_windows', 'windows_of', 'Judges', 'second_opinion',
            'dataset_digest', 'weights_digests', 'certified', 'Bench', 'queries', 'picture_centroid', 'generated',
-           'sampled', 'asked', 'real_windows', 'reference', 'video_numbers', 'trial_record', 'class_names', 'moments',
-           'examples', 'nearest', 'alternatives', 'retrieved', 'reconstructed', 'vocoders', 'manifest', 'AuditBench',
-           'render_part', 'shared_records', 'table1_records', 'Scores', 'score']
+           'sampled', 'asked', 'real_windows', 'reference', 'video_numbers', 'pictured_labels', 'trial_record',
+           'class_names', 'moments', 'examples', 'nearest', 'alternatives', 'retrieved', 'reconstructed', 'vocoders',
+           'manifest', 'AuditBench', 'render_part', 'shared_records', 'table1_records', 'Scores', 'score']
 
 # %% ../nbs/04_eval.ipynb #bc51f0f1
 import io
@@ -32,6 +32,7 @@ from clipsynth.core import (
 )
 from .data import Store, prepare, prepare_dataset, render_dataset
 from .diffusion import Denoiser
+from .everyday import everyday_clips
 from .magnitude import Vocoder, load_vocoder
 from clipsynth.metrics import (
     Estimate,
@@ -146,12 +147,13 @@ class Judges:
         waveforms: torch.Tensor | None,  # (n, samples) in [-1, 1]
         mels: torch.Tensor,  # (n, mels, frames) in [-1, 1]
     ) -> dict[str, np.ndarray]:  # arrays with a row for each sound
-        "Embeddings, the classes that were recognised, and the mean of each mel band."
+        "Embeddings, the classes recognised, the mean of each mel band, the change between frames."
         looks = embed_all(self.mel, mels[:, None])
         notes: dict[str, np.ndarray] = {
             "mel": looks.numpy().astype(np.float16),
             "seen": self.index(heard_classes(self.mel, looks)),
             "band": mels.mean(2).numpy().astype(np.float32),
+            "change": mels.diff(dim=2).abs().mean((1, 2)).numpy().astype(np.float32),
         }
         if waveforms is not None:
             sounds = embed_all(self.audio, waveforms)
@@ -475,16 +477,28 @@ def video_numbers(
     return np.unique(videos, return_inverse=True)[1].astype(np.int32)
 
 
+def pictured_labels(
+    bench: Bench,
+) -> np.ndarray:  # (rows,), class names
+    "What the pictures of each row of the store show: its label, but for a world's wrong pictures."
+    clips, labels = bench.store.kept["clip"], bench.store.kept["label"].to_numpy().astype(str)
+    if bench.dataset != "mini-vggsound":
+        return labels
+    seen = {clip.file: clip.seen for clip in everyday_clips(bench.profile.everyday)}
+    return np.array([seen[clip] for clip in clips], dtype=str)
+
+
 def trial_record(
     bench: Bench,
 ) -> dict[str, np.ndarray]:
-    "The trials: label, video, and where each is in the store; and the names of the classes."
+    "The trials: label, class of the picture, video, and where each is in the store."
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
         trials = bench.trials
         where = {name: getattr(trials, name)[some] for name in ("row", "start", "second")}
         return {
             "label": bench.judges.index(trials.label[some]),
+            "pictured": bench.judges.index(pictured_labels(bench)[trials.row[some]]),
             "video": video_numbers(bench)[trials.row[some]],
             **{name: array.astype(np.int32) for name, array in where.items()},
         }
