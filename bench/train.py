@@ -156,7 +156,7 @@ def beside(options: argparse.Namespace) -> dict:
     wide = bench_model.Asked(theirs, code.unet.ResBlock, profile.unet.condition)  # type: ignore[attr-defined]
     ways: dict[str, Callable] = {}
     for precision in ("fp32", "bf16"):
-        made = trainer("clipsynth", profile, batch=size, precision=precision)
+        made = trainer("clipsynth", profile, batch=size, precision=precision, optimizer="adamw")
         if (precision == "bf16") == (made.precision is not None):  # else it would be float32 again
             ways[f"ours, {'float32' if precision == 'fp32' else 'bfloat16'}"] = made.update
     ways["improved-diffusion, query in built channels"] = TheirDiffusionStep(code, wide, made.task, size)
