@@ -24,7 +24,8 @@ setup(
     packages=find_packages(include=["clipsynth", "clipsynth.*"]),
     python_requires=f">={about['min_python']}",
     install_requires=about["requirements"].split() + about["pip_requirements"].split(),
-    extras_require={name: about[f"{name}_requirements"].split() for name in ("dev", "download", "export", "cluster", "outside")},
+    extras_require={name: about[f"{name}_requirements"].split()
+                    for name in ("dev", "download", "export", "cluster", "outside")},
     entry_points={
         "console_scripts": about["console_scripts"].split(),
         "nbdev": [f"{about['lib_name']}={about['lib_name']}._modidx:d"],

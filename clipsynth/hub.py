@@ -161,7 +161,7 @@ def clip_card(
     licence: str = "apache-2.0",  # of the weights, as the Hub names it
 ) -> str:  # Markdown
     "The card of a MiniCLIP, its figures measured now; raises `UserError`."
-    from .miniclip import WORLDS, judged
+    from clipsynth.miniclip import WORLDS, judged
 
     encoder, titles = QueryEncoder(f"mini:{path}"), ["pictures", "zero-shot accuracy"]
     rows = [[*titles, "distance of centroids", "matched cosine"], ["---"] * 4]

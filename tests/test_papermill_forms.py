@@ -40,7 +40,10 @@ def dash(notebook: str, where: Path, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The reports of every form from every folder, each in a folder of its own, two runs at a time."""
+    """The reports of every form and from every folder, each in a folder of its own, two runs at a time.
+
+    Papermill reads the form and `core` finds the folder, so five of the nine pairs stand for all.
+    """
     before = state("reports", "data", "nbs")
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     places = {"root": ("nbs/04_eval.ipynb", ROOT), "nbs": ("04_eval.ipynb", ROOT / "nbs"),
@@ -54,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         assert executed(form(notebook, where, folders[name])), name
 
     with ThreadPoolExecutor(2) as pool:
-        pairs = [(form, place) for form in (two_arguments, short, dash) for place in places]
+        pairs = [(two_arguments, "root"), (short, "nbs"), (two_arguments, "away"), (short, "away"), (dash, "away")]
         list(pool.map(lambda pair: one(*pair), pairs))
     assert state("reports", "data", "nbs") == before, "CLIPSYNTH_REPORTS keeps a run away from reports/"
     assert not list(elsewhere.iterdir()), "nothing is left behind where it was started"
@@ -66,7 +69,6 @@ def tables(folder: Path) -> dict[str, bytes]:
 
 
 def test_every_form_succeeds(runs: dict[str, Path]) -> None:
-    assert len(runs) == 9
     first, *others = [tables(folder) for folder in runs.values()]
     assert all(other == first for other in others)
 

@@ -404,9 +404,7 @@ def test_operations_are_counted_as_by_hand() -> None:
 
 def test_seeds_train_side_by_side(data: Path) -> None:
     quick = {"steps": 1, "batch": 2, "precision": "fp32"}
-    made = {(model, seed): train(model, "mini-music", SMOKE, "cpu", changes={**quick, "seed": seed})
-            for model, seed in (("clipsynth", 0), ("clipsynth", 1), ("hifigan", 0))}
-    first, second = made["clipsynth", 0], made["clipsynth", 1]
+    first, second = (train("clipsynth", "mini-music", SMOKE, "cpu", changes={**quick, "seed": seed}) for seed in (0, 1))
     assert first and second and (first.stem, second.stem) == ("clipsynth", "clipsynth-seed1")
     assert seeded("clipsynth", 1) == second.stem and (data / "smoke/runs/mini-music/clipsynth-seed1").is_dir()
     config = load_weights(second)[1]
@@ -414,7 +412,7 @@ def test_seeds_train_side_by_side(data: Path) -> None:
     assert "seed=1" in config["made"]["command"]
     sounds = []
     for model in ("clipsynth", "clipsynth-seed1"):
-        synthesizer = Synthesizer("mini-music", model, SMOKE, "cpu")
+        synthesizer = Synthesizer("mini-music", model, SMOKE, "cpu", vocoder="griffin-lim")
         query = torch.nn.functional.normalize(torch.ones(1, SMOKE.unet.condition))
         sounds.append(synthesizer.mels(query, [0], steps=2))
     assert not torch.equal(*sounds)
