@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GUIDANCE', 'ANY', 'TARGETS', 'PAGE', 'trained', 'members', 'birth_certificate', 'answers', 'specvqgan_answers',
-           'zoo_records', 'reached', 'aim', 'frame_change', 'Target', 'targets', 'mp3', 'png', 'heard_and_seen',
-           'page_of', 'zoo_page']
+           'zoo_records', 'reached', 'aim', 'change_ratio', 'own_change', 'Target', 'targets', 'mp3', 'png',
+           'heard_and_seen', 'page_of', 'zoo_page']
 
 # %% ../nbs/04d_zoo.ipynb #4d200003
 import base64
@@ -203,28 +203,36 @@ def aim(
     return f"at least {low:g}" if high == ANY else f"{low:g} to {high:g}"
 
 # %% ../nbs/04d_zoo.ipynb #5d68575c
-def frame_change(
-    bench: Bench,
-    notes: dict[str, np.ndarray],  # on the trials' sounds
+def change_ratio(
+    made: np.ndarray,  # (n,), change between frames of the mels that were made
+    real: np.ndarray,  # (n,), of real mels of the same videos
+    label: np.ndarray,  # (n,)
+    video: np.ndarray,  # (n,)
     draws: int = 200,
 ) -> Estimate:  # 1: as much as in real mels
-    "How much mels change from frame to frame, beside the real windows of the trials' own chunks."
-    trials, real = trial_record(bench), reference(bench)
-    windows = np.bincount(real["row"]).clip(1)
-    own = (np.bincount(real["row"], real["change"]) / windows)[trials["row"]]
+    "The change between frames of mels over that of real ones, with an interval by video."
 
     def ratio(both: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
-        made, there = (weights[0] @ both).T
-        return made / there
+        mine, theirs = (weights[0] @ both).T
+        return mine / theirs
 
     return interval(
         ratio,
-        np.stack([notes["change"], own], axis=1).astype(np.float64),
-        groups=[trials["video"]],
-        strata=[trials["label"]],
+        np.stack([made, real], axis=1).astype(np.float64),
+        groups=[video],
+        strata=[label],
         pairs=max(1, draws // 2),
         unit="videos",
     )
+
+
+def own_change(
+    trials: dict[str, np.ndarray],  # of `trial_record`
+    real: dict[str, np.ndarray],  # of `reference`
+) -> np.ndarray:  # (n,)
+    "The mean change between frames in the real windows of each trial's chunk."
+    windows = np.bincount(real["row"]).clip(1)
+    return (np.bincount(real["row"], real["change"]) / windows)[trials["row"]]
 
 # %% ../nbs/04d_zoo.ipynb #ddb81fc5
 class Target(NamedTuple):
@@ -257,7 +265,7 @@ def targets(
     word = asked(bench, "clipsynth", "text", "mean-shift")
     honest = trials["pictured"] == trials["label"]
     probe, ear = (right(real, judge, real) for judge in ("second_seen", "heard"))
-    tuned = copies.floor.in_tune
+    tuned, of_trials = copies.floor.in_tune, (trials["label"], trials["video"])
     measured = [
         (copies.above, own.fad),
         (copies.floor.level, None),
@@ -267,7 +275,7 @@ def targets(
         (right(where(honest, picture), "second_seen", where(honest, trials)), probe),
         (right(picture, "heard", trials), ear),
         (right(word, "heard", trials), ear),
-        (frame_change(bench, picture, draws) * 100, None),
+        (change_ratio(picture["change"], own_change(trials, real), *of_trials, draws) * 100, None),
     ]
     found = zip(TARGETS.items(), measured, strict=True)
     return [Target(w, *r[bench.dataset], *m) for (w, r), m in found if bench.dataset in r]
