@@ -722,7 +722,7 @@ def curve_figure(
         for axis, values in zip(axes, (error, *judged), strict=True):
             axis.plot(hours, values, marker=".", lw=1, label=f"{model}, {world}", **style)
     for axis, title in zip(axes, panels, strict=True):
-        axis.set(title=title, xlabel="core-hours", xlim=(0, None))
-    axes[0].set(yscale="log")
-    axes[2].legend(fontsize=6)
+        scale = {"ylim": (0, 100)} if "%" in title else {"yscale": "log"}
+        axis.set(title=title, xlabel="core-hours", xlim=(0, None), **scale)
+    axes[0].legend(fontsize=6)
     return figure
