@@ -70,13 +70,7 @@ def snapshots(folder: Path) -> list[tuple[str, int, Path]]:  # model, step, file
     return sorted((model, int(step), path) for model, step, path in named if step.isdigit())
 
 
-def kept() -> dict:
-    """The results so far."""
-    empty: dict = {"inputs": {}, "rows": []}
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else empty
-
-
-def measure(world: str, folder: Path, chosen: Profile, most: int) -> None:
+def measure(world: str, folder: Path, chosen: Profile, most: int, results: Path) -> None:
     """Add the rows of a world that are missing, each as soon as it is made."""
     there = snapshots(folder / world)
     if not there:
@@ -84,7 +78,7 @@ def measure(world: str, folder: Path, chosen: Profile, most: int) -> None:
     held_out = HeldOut(world, chosen)
     judge = certificate(weights_file(chosen, world, "mel-net"))["sha256"]
     inputs = {"profile": chosen.name, "store": held_out.store.digest, "mel-net": judge}
-    old = kept()
+    old = json.loads(results.read_text()) if results.exists() else {"inputs": {}, "rows": []}
     rows = [row for row in old["rows"] if row["world"] != world or old["inputs"].get(world) == inputs]
     done = {(row["model"], row["step"]) for row in rows if row["world"] == world}
     cost = {row["model"]: row["step_core_seconds"] for row in rows if row["world"] == world}
@@ -106,7 +100,7 @@ def measure(world: str, folder: Path, chosen: Profile, most: int) -> None:
         how = {"levels": LEVELS, "windows": WINDOWS, "asked with": "pictures", "evaluations": EVALUATIONS}
         everywhere = {**old["inputs"], world: inputs}
         about = {"command": "python bench/curve.py FOLDER", "with": machine(), "how": how, "inputs": everywhere}
-        save(RESULTS, {**about, "rows": rows})
+        save(results, {**about, "rows": rows})
 
 
 def main() -> None:
@@ -116,10 +110,11 @@ def main() -> None:
     parser.add_argument("--world", nargs="+", default=[DATASET, "mini-vggsound"])
     parser.add_argument("--profile", default="mini")
     parser.add_argument("--most", type=int, default=10**6, help="rows of each world to make in this call")
+    parser.add_argument("--to", type=Path, default=RESULTS, help="the file of the results")
     words = parser.parse_args()
     torch.set_num_threads(1)
     for world in words.world:
-        measure(world, words.folder, profile(words.profile), words.most)
+        measure(world, words.folder, profile(words.profile), words.most, words.to)
 
 
 if __name__ == "__main__":
