@@ -20,7 +20,7 @@ MINI = profile("mini")
 CHAPTERS: dict[str, list[Callable[[Bench], object]]] = {
     "mini-music": [evaluation.table1_records, zoo.zoo_records, floor.vocoder_records, sampler_cost.sampler_records,
                    gap.bridge_records, compose.play_records],
-    "mini-vggsound": [zoo.zoo_records],
+    "mini-vggsound": [zoo.zoo_records, floor.vocoder_records],
 }
 
 
