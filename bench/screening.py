@@ -20,7 +20,7 @@ import torch
 from timing import machine, save
 
 from clipsynth.audio import AUDIO
-from clipsynth.core import MINI, UNetConfig, dataset_dir, torch_rng, weights_file
+from clipsynth.core import MINI, Profile, UNetConfig, dataset_dir, torch_rng, weights_file
 from clipsynth.data import Store
 from clipsynth.diffusion import Diffusion
 from clipsynth.eval import Trials, draw_trials, windows_of
@@ -33,24 +33,26 @@ from clipsynth.trainer import Trainer
 RESULTS, DATASET, MODEL = Path(__file__).parent / "results" / "screening.json", "mini-music", "clipsynth"
 LEVELS, LOOKS = (200, 500, 1400, 2800), 5  # steps of 4,000 at which the error is taken; how often
 WINDOWS, ASKED, EVALUATIONS = 96, 128, 25  # test windows, pictures that are asked with at the end, steps of the sampler
+WIDE, NARROW = (replace(MINI.unet, multipliers=widths) for widths in ((1, 2, 2, 2), (1, 1, 2, 2)))
 PATCH4 = UNetConfig(channels=64, multipliers=(1, 1, 1), blocks=1, attention=(8,), patch=4, condition=64)
 ARMS: dict[str, tuple[UNetConfig, dict[str, object]]] = {
-    "Muon, patch 2, mixed": (MINI.unet, {}),
-    "Muon, patch 2, uniform": (MINI.unet, {"noise": "uniform"}),
-    "Muon, patch 2, edm": (MINI.unet, {"noise": "edm"}),
-    "AdamW, patch 2, mixed": (MINI.unet, {"optimizer": "adamw"}),
+    "Muon, patch 2, mixed": (WIDE, {}),
+    "Muon, patch 2, uniform": (WIDE, {"noise": "uniform"}),
+    "Muon, patch 2, edm": (WIDE, {"noise": "edm"}),
+    "AdamW, patch 2, mixed": (WIDE, {"optimizer": "adamw"}),
+    "Muon, patch 2, mixed, narrow": (NARROW, {}),
     "Muon, patch 4, mixed": (PATCH4, {}),
     "AdamW, patch 4, uniform": (PATCH4, {"optimizer": "adamw", "noise": "uniform"}),
 }
 
 
 class HeldOut:
-    """The test windows, with queries and noise that are the same for every arm."""
+    """Test windows of a world, with queries and noise that are the same for every arm."""
 
-    def __init__(self) -> None:
-        self.store = Store(dataset_dir(MINI, DATASET) / "features", profile=MINI)
-        self.judge = load_mel_net(weights_file(MINI, DATASET, "mel-net"))
-        self.diffusion = Diffusion(MINI.diffusion)
+    def __init__(self, dataset: str = DATASET, profile: Profile = MINI) -> None:
+        self.store = Store(dataset_dir(profile, dataset) / "features", profile=profile)
+        self.judge = load_mel_net(weights_file(profile, dataset, "mel-net"))
+        self.diffusion = Diffusion(profile.diffusion)
         self.trials = draw_trials(self.store, max(WINDOWS, ASKED))
         self.mel = windows_of(self.store, self.trials.row[:WINDOWS], self.trials.start[:WINDOWS])[1][:, None]
         self.condition = as_condition(self.pictures(self.trials))
@@ -76,16 +78,23 @@ class HeldOut:
             found[f"error_{level}"] = total / WINDOWS
         return found
 
-    def accuracy(self, unet: torch.nn.Module, count: int) -> float:
-        """In how many of a hundred samples the judge sees the class that the picture shows."""
+    def sampled(self, unet: torch.nn.Module, count: int) -> torch.Tensor:
+        """Mels in [-1, 1] that are made of the first pictures."""
         made = []
         for part in torch.arange(count).split(32):
             shape = (1, AUDIO.mels, AUDIO.frames)
             seeds = self.trials.seed[part].tolist()
             how = {"seeds": seeds, "shape": shape, "steps": EVALUATIONS}
             made.append(dpm_solver(self.diffusion, unet, self.condition[part], **how))
-        seen = heard_classes(self.judge, embed_all(self.judge, torch.cat(made)))
-        return 100 * float((seen == self.trials.label[:count]).mean())
+        return torch.cat(made)
+
+    def accuracy(self, unet: torch.nn.Module, count: int) -> float:
+        """In how many of a hundred samples the judge sees the class that the picture shows."""
+        return self.right(heard_classes(self.judge, embed_all(self.judge, self.sampled(unet, count))))
+
+    def right(self, seen: np.ndarray) -> float:
+        """How many of a hundred classes are those that the first trials ask for."""
+        return 100 * float((seen == self.trials.label[: len(seen)]).mean())
 
 
 def fresh(unet: UNetConfig, changes: dict[str, object], steps: int) -> Trainer:

@@ -102,4 +102,4 @@ def save(path: Path, result: dict) -> None:
     """Write results with four digits."""
     rounded = json.loads(json.dumps(result), parse_float=lambda text: float(f"{float(text):.4g}"))
     write_text(path, json.dumps(rounded, indent=1) + "\n")
-    print(f"written to bench/results/{path.name}")
+    print(f"written to {path}")

@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'STRENGTH', 'MELS', 'TUNED', 'TRIED_SOUNDS', 'level_error', 'mel_error', 'pitch', 'in_tune', 'power_spectra',
-           'mean_spectrum', 'line_level', 'listen', 'copied', 'copy_synthesis', 'class_distance', 'ClassFloor',
-           'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'model_like_mels', 'strengths', 'Pairs',
-           'FineTuneTask', 'fine_tuning_config', 'draw_pairs', 'fine_tuned', 'fine_tuning', 'typical_and_worst',
-           'vocoder_records']
+           'mean_spectrum', 'line_level', 'listen', 'ways', 'copied', 'copy_synthesis', 'class_distance', 'ClassFloor',
+           'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'Copies', 'compared', 'model_like_mels',
+           'strengths', 'Pairs', 'FineTuneTask', 'fine_tuning_config', 'draw_pairs', 'fine_tuned', 'fine_tuning',
+           'typical_and_worst', 'copy_records', 'vocoder_records']
 
 # %% ../nbs/04c_floor.ipynb #0561d703
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,9 +30,17 @@ from clipsynth.core import (
     load_weights,
     numpy_rng,
     progress,
+    weights_file,
 )
 from .diffusion import Denoiser, Diffusion
-from .eval import Bench, queries, weights_digests, windows_of
+from clipsynth.eval import (
+    Bench,
+    queries,
+    reference,
+    trial_record,
+    weights_digests,
+    windows_of,
+)
 from .magnitude import VOCODERS, griffin_lim, limited, magnitudes, recover_phase
 from clipsynth.metrics import (
     FIXED,
@@ -171,6 +180,21 @@ def listen(
 WAYS = ("recording", "griffin-lim-spectrum", *VOCODERS)
 
 
+def ways(
+    bench: Bench,
+) -> tuple[str, ...]:  # of `WAYS`
+    "The ways to copy a sound that need no weights, or have them."
+
+    def there(way: str) -> bool:
+        return way not in VOCODERS or way == "griffin-lim" or _weights(bench, way).exists()
+
+    return tuple(way for way in WAYS if there(way))
+
+
+def _weights(bench: Bench, way: str) -> Path:
+    return weights_file(bench.profile, bench.dataset, way)
+
+
 def copied(
     bench: Bench,
     way: str,  # one of `WAYS`
@@ -237,7 +261,7 @@ class ClassFloor(NamedTuple):
     sounds: int
     mel: Estimate  # mean absolute difference in natural log
     level: Estimate  # decibels
-    in_tune: Estimate | None  # share of pitched frames in tune; None where few have a pitch
+    in_tune: Estimate | None  # share of pitched frames in tune; None: a class with few of them
     distance: Estimate | None  # kernel distance
     accuracy: Estimate  # how often the class is heard
 
@@ -262,7 +286,7 @@ def floor_of(
         int(inside.sum()),
         interval(weighted_mean, notes["mel_error"][inside], **options),
         interval(weighted_mean, notes["level_error"][inside], **options),
-        in_tune_share(notes, inside, **options),
+        in_tune_share(notes, inside, 0 if wanted < 0 else 1 / 3, **options),
         distance,
         heard,
     )
@@ -286,12 +310,13 @@ def by_class(
 def in_tune_share(
     notes: dict[str, np.ndarray],  # of `listen`
     inside: np.ndarray,  # (n,) bool, the sounds to count
+    least: float = 1 / 3,  # share of the frames that must have a pitch
     frames: int = AUDIO.frames - 1,  # frames of `pitch` in a sound
     **options: Any,  # of `interval`
-) -> Estimate | None:  # 0 to 1; None where less than a third of the frames have a pitch
+) -> Estimate | None:  # 0 to 1; None where too few frames have a pitch
     "The share of frames with a pitch whose copy has the same one."
     both = np.stack([notes["in_tune"][inside], notes["pitched"][inside]], axis=1).astype(np.float64)
-    if both[:, 1].sum() < frames * inside.sum() / 3:
+    if both[:, 1].sum() < max(1, least * frames * inside.sum()):
         return None
 
     def share(counts: np.ndarray, weights: Sequence[np.ndarray]) -> np.ndarray:
@@ -323,6 +348,37 @@ def sound_distance(
         )
 
     return distance(notes) if before is None else difference(distance(notes), distance(before))
+
+
+class Copies(NamedTuple):
+    "How one way's copies of all trials fare."
+
+    floor: ClassFloor  # all classes together
+    fad: Estimate
+    above: Estimate  # FAD, above that of the recordings themselves
+
+
+def compared(
+    bench: Bench,
+    way: str,  # one of `ways`
+    draws: int = 200,
+) -> Copies:
+    "How one way's copies of all trials fare, with intervals by video, beside the recordings."
+    questions, real = trial_record(bench), reference(bench)
+    asked = questions["label"], questions["video"]
+    notes, own = copy_synthesis(bench, way), copy_synthesis(bench, "recording")
+    spread = interval(
+        partial(kernel_distances, bandwidth=median_distance(real["audio"].astype(np.float64))),
+        notes["audio"].astype(np.float64),
+        real["audio"].astype(np.float64),
+        groups=[questions["video"], real["video"]],
+        strata=[questions["label"], real["label"]],
+        pairs=max(1, draws // 2),
+        unit="videos",
+    )
+    fad, least = (sound_distance(one, real, *asked, draws=draws) for one in (notes, own))
+    floor = floor_of(notes, *asked, "videos", spread, draws=draws)
+    return Copies(floor, fad, difference(fad, least))
 
 # %% ../nbs/04c_floor.ipynb #9c5aead9
 def model_like_mels(
@@ -555,11 +611,21 @@ def typical_and_worst(
     return [int(ranks[(len(ranks) - 1) // 2]), int(ranks[-1])]
 
 # %% ../nbs/04c_floor.ipynb #d0019bc4
+def copy_records(
+    bench: Bench,
+) -> None:
+    "Read, make or audit the records of all copies of a dataset, and what they are compared with."
+    reference(bench)
+    for way in ways(bench):
+        copy_synthesis(bench, way)
+
+
 def vocoder_records(
     bench: Bench,
 ) -> None:
-    "Read, make or audit every record of this chapter."
-    for way in WAYS:
-        copy_synthesis(bench, way)
+    "Read, make or audit every record of this chapter; of further worlds it has `copy_records` alone."
+    copy_records(bench)
+    if bench.dataset in bench.profile.datasets[1:]:
+        return
     strengths(bench)
     fine_tuning(bench)

@@ -71,7 +71,7 @@ def sampler_settings(
     counts = {
         "ancestral": [25, 100, 1_000],
         "ddim": [10, 25, 100],
-        "dpm-solver": [5, 10, 15, 25, 50],
+        "dpm-solver": [5, 6, 8, 10, 15, 25, 50],
         "heun": [5, 13],
     }
     found = {

@@ -6,7 +6,7 @@
 __all__ = ['Recordings', 'TASKS', 'GROUPS', 'free_memory', 'resident', 'MelTask', 'DiffusionTask', 'frame_in_window',
            'label_embeddings', 'segments', 'beginnings', 'VocoderTask', 'MagnitudeTask', 'make_task', 'init_file',
            'start_from', 'make_trainer', 'train', 'published_file', 'publish', 'certificate', 'certify', 'ensure',
-           'plan', 'plan_text']
+           'plan', 'plan_text', 'curve_figure']
 
 # %% ../nbs/03_train.ipynb #de37b932
 import hashlib
@@ -14,7 +14,7 @@ import json
 import math
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,6 +56,9 @@ from clipsynth.vocoder import (
     generator_loss,
     mel_loss,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # %% ../nbs/03_train.ipynb #a3e3b625
 def _store(profile: Profile, dataset: str) -> Store:
@@ -695,3 +698,31 @@ def plan_text(
     ]
     lines += [("cost", f"{taken['cost']:.2f}")] if "cost" in taken else []
     return "\n".join(f"{name:<12}{text}" for name, text in lines)
+
+# %% ../nbs/03_train.ipynb #a48c7556
+def curve_figure(
+    rows: list[dict[str, Any]],  # of `bench/results/curve.json`, one for each state
+) -> "Figure":
+    "Held-out error and hits of two judges against core-hours: a line for each model and world."
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))
+    panels = ("held-out error of the velocity", "MelNet, %", "independent probe, %")
+    worlds, models = (list(dict.fromkeys(row[key] for row in rows)) for key in ("world", "model"))
+    for world, model in dict.fromkeys((row["world"], row["model"]) for row in rows):
+        mine = sorted(
+            (row for row in rows if (row["world"], row["model"]) == (world, model)),
+            key=lambda row: row["step"],
+        )
+        hours = [row["core_seconds"] / 3600 for row in mine]
+        levels = [[v for k, v in row.items() if k.startswith("error_")] for row in mine]
+        error = np.exp(np.log(levels).mean(1))  # geometric mean over noise levels
+        judged = ([row[judge] for row in mine] for judge in ("mel-net", "probe"))
+        style = {"color": f"C{models.index(model)}", "ls": ("-", "--", ":")[worlds.index(world) % 3]}
+        for axis, values in zip(axes, (error, *judged), strict=True):
+            axis.plot(hours, values, marker=".", lw=1, label=f"{model}, {world}", **style)
+    for axis, title in zip(axes, panels, strict=True):
+        scale = {"ylim": (0, 100)} if "%" in title else {"yscale": "log"}
+        axis.set(title=title, xlabel="core-hours", xlim=(0, None), **scale)
+    axes[0].legend(fontsize=6)
+    return figure

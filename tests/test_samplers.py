@@ -7,6 +7,7 @@ import torch
 from clipsynth.core import DiffusionConfig, UNetConfig, UserError, torch_rng
 from clipsynth.diffusion import Diffusion
 from clipsynth.samplers import (
+    TAIL,
     Counted,
     add_sounds,
     blend,
@@ -156,6 +157,16 @@ def test_paths(sampler: Sampler, process: Diffusion, unet: UNet) -> None:
             made(sampler, process, unet, [0], steps=outside)
     with pytest.raises(UserError, match="not finite"):
         made(sampler, process, lambda x, t, c: x * float("nan"), [0])
+
+
+@pytest.mark.parametrize("steps", [1, 2, 8, 25, 50])
+def test_range_grows_with_the_steps(steps: int) -> None:
+    """Fewer steps walk less; a given sound is walked from where the process begins."""
+    for process in (Diffusion(), shortened(Diffusion(), 0.3), shortened(Diffusion(), 0.05)):
+        some, more = even_log_snr(process, steps), even_log_snr(process, 2 * steps)
+        assert some[0] >= more[0] and some[-1] <= more[-1] and 1 <= len(some) <= steps
+        assert more[-1] <= even_log_snr(process, steps, TAIL)[-1]
+    assert even_log_snr(shortened(Diffusion(), 0.3), steps, TAIL)[-1] == 1_199
 
 
 @pytest.mark.parametrize("dial", ["guided", "composed", "thresholded", "inpainted", "pulled"])
