@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from .audio import AUDIO, from_int16, load_audio, samples_of
+from .audio import AUDIO, cut_windows, from_int16, load_audio, samples_of
 from .core import UserError, repo_root
 
 if TYPE_CHECKING:
@@ -86,9 +86,7 @@ class CLIPRetriever:
         frames: np.ndarray,  # (n,)
     ) -> np.ndarray:  # (n, 65536) float32 in [-1, 1]
         "The sound around each frame."
-        starts, length = samples_of(1) * self.start(frames), samples_of(AUDIO.frames)
-        cut = [self.store.audio[r, s : s + length] for r, s in zip(rows, starts, strict=True)]
-        return from_int16(np.stack(cut))
+        return from_int16(cut_windows(self.store.audio, rows, self.start(frames)))
 
     def mel(
         self,
@@ -96,9 +94,7 @@ class CLIPRetriever:
         frames: np.ndarray,  # (n,)
     ) -> np.ndarray:  # (n, mels, 64) float32, natural log
         "The same pieces as stored log-mels."
-        starts, length = self.start(frames), AUDIO.frames
-        cut = [self.store.mel[r, :, s : s + length] for r, s in zip(rows, starts, strict=True)]
-        return np.stack(cut).astype(np.float32)
+        return cut_windows(self.store.mel, rows, self.start(frames)).astype(np.float32)
 
 # %% ../nbs/04b_baselines.ipynb #032f9bfa
 def repeat_ranks(
@@ -124,17 +120,8 @@ def reconstruction(
     "Real sound through mel and vocoder and back: what is left when the mel is perfect (paper §3)."
     from clipsynth.vocoder import vocode
 
-    crops = [
-        store.mel[row, :, start : start + frames] for row, start in zip(rows, starts, strict=True)
-    ]
-    if any(crop.shape[-1] != frames for crop in crops):
-        last = store.mel.shape[-1] - frames
-        raise UserError(
-            f"a crop of {frames} mel frames does not fit its chunk: start at {last} at most"
-        )
-    return (
-        vocode(vocoder, torch.from_numpy(np.stack(crops).astype(np.float32)), batch).cpu().numpy()
-    )
+    mels = cut_windows(store.mel, rows, starts, frames).astype(np.float32)
+    return vocode(vocoder, torch.from_numpy(mels), batch).cpu().numpy()
 
 # %% ../nbs/04b_baselines.ipynb #9f25ff15
 @dataclass

@@ -1586,8 +1586,9 @@ class Report:
         "Write a short sound as flac."
         import soundfile
 
-        path = self.folder / "audio" / f"{name}{self.part}.flac"
-        samples = np.round(np.clip(np.asarray(waveform), -1, 1) * 32_767).astype(np.int16)
+        from clipsynth.audio import to_int16
+
+        path, samples = self.folder / "audio" / f"{name}{self.part}.flac", to_int16(waveform)
         if not path.exists() or not np.array_equal(soundfile.read(path, dtype="int16")[0], samples):
             write_atomic(
                 path, lambda part: soundfile.write(part, samples, sample_rate, format="FLAC")

@@ -28,7 +28,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from .audio import AUDIO
+from .audio import AUDIO, from_int16
 from clipsynth.core import (
     MINI,
     PAPER,
@@ -352,7 +352,7 @@ class Store:
 
     @property
     def audio(self) -> np.ndarray:
-        "(chunks, samples) int16; divide by 32,767."
+        "(chunks, samples) int16; `waveform` gives floating-point samples."
         return self._array("audio")
 
     @property
@@ -417,7 +417,7 @@ class Store:
         rows: Any,  # an index, a slice or an array of indices
     ) -> np.ndarray:  # (..., samples) float32 in [-1, 1]
         "Sound of chunks as floating-point samples."
-        return self.audio[rows].astype(np.float32) / 32_767
+        return from_int16(self.audio[rows])
 
 
 def _remedy(folder: Path, profile: str = "") -> str:

@@ -20,7 +20,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .audio import AUDIO, FLOOR, denormalize, log_mel, normalize
+from clipsynth.audio import (
+    AUDIO,
+    FLOOR,
+    FULL_SCALE,
+    denormalize,
+    log_mel,
+    normalize,
+    to_int16,
+)
 from .baselines import reconstruction
 from clipsynth.core import (
     Profile,
@@ -477,7 +485,7 @@ class FineTuneTask(VocoderTask):
         columns = start[:, None] + np.arange(length)
         blocks = sounds[pair].reshape(size, -1, AUDIO.hop)[np.arange(size)[:, None], columns]
         gain = 10 ** (rng.uniform(-6, 6, size=(size, 1)) / 20)
-        sound = (blocks.reshape(size, -1) / 32_767 * gain).clip(-1, 1)
+        sound = (blocks.reshape(size, -1) / FULL_SCALE * gain).clip(-1, 1)
         crop = np.stack([mels[p, :, c] for p, c in zip(pair, columns, strict=True)])
         mel = denormalize(torch.from_numpy(crop.transpose(0, 2, 1)))
         mel = (mel + torch.from_numpy(np.log(gain))[..., None]).clamp_min(np.log(FLOOR))
@@ -519,7 +527,7 @@ def draw_pairs(
     like = model_like_mels(
         synthesizer.diffusion, synthesizer.unet, mel, condition, seeds, strength
     )
-    samples = (sound.numpy() * 32_767).round().astype(np.int16)
+    samples = to_int16(sound)
     return Pairs(samples, mel.numpy()), Pairs(samples, like.numpy())
 
 # %% ../nbs/04c_floor.ipynb #9fc10bc3
@@ -589,7 +597,7 @@ def fine_tuning(
         flat = {f"{k}/{name}": a for k, part in notes.items() for name, a in part.items()}
         short = {name: sound[:, : AUDIO.sample_rate * 2] for name, sound in sounds.items()}
         for name, sound in short.items():
-            flat[f"sounds/{name}"] = (sound.numpy() * 32_767).round().astype(np.int16)
+            flat[f"sounds/{name}"] = to_int16(sound)
         return {**flat, "sounds/trial": np.array(shown)}
 
     settings = {"train": config, "strength": STRENGTH, "sounds": TRIED_SOUNDS}

@@ -239,8 +239,7 @@ def world_heard(
         ear, clips = bench.get("yamnet", Yamnet), clips_of(bench)
         names, said, place, alone = [list(clips)[number] for number in some], [], [], []
         for name in names:
-            waves = bench.store.audio[clips[name]].astype(np.float32) / 32_767
-            each = [ear.hear(wave)[0] for wave in waves]
+            each = [ear.hear(wave)[0] for wave in bench.store.waveform(clips[name])]
             scores = np.mean(each, 0)
             likely = likeliest(ear.words, scores, MEANINGS.get(name, ()))
             said.append("; ".join(likely[:FIRST]))
