@@ -1122,8 +1122,7 @@ def load_weights(
 def load_network(
     path: str | Path,
     part: str,  # where a file's configuration has the network's, e.g. "unet"
-    kind: type,  # of that configuration, a dataclass of this module
-    build: Callable[[Any], Any],  # makes the network of a configuration
+    build: Callable[[dict[str, Any]], Any],  # makes the network of a file's configuration
     device: Any = "cpu",
 ) -> tuple[Any, dict[str, Any]]:  # in evaluation mode, without gradients; the file's configuration
     "A trained network; raises `UserError` for a file that holds another kind."
@@ -1132,7 +1131,7 @@ def load_network(
         raise UserError(
             f"{path} holds {config.get('model')!r}, which has no {part}: give another model's file"
         )
-    network = build(from_json(kind, config[part]))
+    network = build(config)
     try:
         network.load_state_dict(state)
     except RuntimeError:  # names and shapes, on many lines

@@ -467,10 +467,7 @@ class FineTuneTask(VocoderTask):
     ):
         super().__init__(profile, dataset, seed, device)
         self.pairs, self.alone = pairs, alone
-        state, _ = load_weights(published(profile, dataset, "hifigan"))
-        if not any("parametrizations" in name for name in state):
-            fold(self.generator)
-        self.generator.load_state_dict(state)
+        self.generator.load_state_dict(load_weights(published(profile, dataset, "hifigan"))[0])
 
     def config(self) -> dict[str, object]:
         "Configuration of the generator, and what it learns from."

@@ -24,7 +24,6 @@ from clipsynth.core import (
     as_markdown,
     command_line,
     load_config,
-    load_weights,
     profile as get_profile,
     read_table,
     reports_dir,
@@ -89,7 +88,7 @@ def model_card(
 ) -> str:  # Markdown, with the Hub's header
     "The README of a shared model."
     parts = parts_of(dataset, model, profile, vocoder)
-    config = load_weights(parts["denoiser"])[1]
+    config = load_config(parts["denoiser"])
     voice = next(words for name, words in VOICES.items() if name in parts)
     tags = ["audio-generation", "text-to-audio", "diffusion", "clip"]
     tags += ["hifi-gan"] if "hifigan" in parts else []

@@ -29,7 +29,7 @@ from clipsynth.core import (
     UserError,
     dataset_dir,
     from_json,
-    load_weights,
+    load_network,
     numpy_rng,
     threads,
 )
@@ -836,16 +836,14 @@ class SecondOpinion:
 
 # %% ../nbs/04a_metrics.ipynb #68aae12f
 def _load(path: str | Path, kind: type[MetricNet], name: str) -> Any:
-    state, config = load_weights(path)
-    if config.get("model") != name:
-        raise UserError(
-            f"{path} holds weights of {config.get('model', 'something else')!r}, not of {name!r}"
-        )
-    if "audio" in config and from_json(AudioConfig, config["audio"]) != FINE:
-        raise UserError(f"{path} was trained with another front end: train {name} again")
-    net = kind(config["classes"], config["channels"], config["width"])
-    net.load_state_dict({key.removeprefix("net."): value for key, value in state.items()})
-    return net.eval().requires_grad_(False)
+    def build(config: dict[str, Any]) -> MetricNet:
+        if config["model"] != name:
+            raise UserError(f"{path} holds weights of {config['model']!r}, not of {name!r}")
+        if "audio" in config and from_json(AudioConfig, config["audio"]) != FINE:
+            raise UserError(f"{path} was trained with another front end: train {name} again")
+        return kind(config["classes"], config["channels"], config["width"])
+
+    return load_network(path, "classes", build)[0]
 
 
 def load_audio_net(

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .captions import Seen, caption, words_of
-from .core import Profile, UserError, load_weights, numpy_rng, possible_workers
+from .core import Profile, load_network, numpy_rng, possible_workers
 from .query import MEAN, STD, check_texts, normalized, prompt
 
 # %% ../nbs/00j_miniclip.ipynb #4abf0b12
@@ -375,11 +375,7 @@ def load_mini_clip(
     path: str | Path,
 ) -> tuple[MiniClip, CaptionTokenizer, list[str]]:
     """A trained MiniCLIP, its tokenizer and the labels of its pictures; raises UserError."""
-    state, config = load_weights(path)
-    if config.get("model") != "miniclip":
-        raise UserError(f"{path} holds {config.get('model')!r}, not a MiniCLIP: give another file")
-    clip = mini_clip(config)
-    clip.load_state_dict(state)
+    clip, config = load_network(path, "merges", mini_clip)
     context = config["architecture"]["text_cfg"]["context_length"]
     return clip, CaptionTokenizer(config["merges"], context), config["names"]
 

@@ -18,7 +18,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy, interpolate, relu
 
 from .audio import AUDIO
-from .core import Profile, SpecVQGANConfig, UserError, load_network, torch_rng
+from clipsynth.core import (
+    Profile,
+    SpecVQGANConfig,
+    UserError,
+    from_json,
+    load_network,
+    torch_rng,
+)
 from .train import MelTask
 from .trainer import Losses
 
@@ -375,4 +382,8 @@ def load_specvqgan(
     device: torch.device | str = "cpu",
 ) -> SpecVQGAN:
     "A trained one, in evaluation mode; raises `UserError`."
-    return load_network(path, "specvqgan", SpecVQGANConfig, SpecVQGAN, device)[0]
+
+    def build(config: dict[str, Any]) -> SpecVQGAN:
+        return SpecVQGAN(from_json(SpecVQGANConfig, config["specvqgan"]))
+
+    return load_network(path, "specvqgan", build, device)[0]

@@ -34,7 +34,7 @@ from clipsynth.core import (
     UserError,
     VocoderConfig,
     from_json,
-    load_weights,
+    load_network,
     torch_rng,
     write_atomic,
     write_text,
@@ -565,24 +565,18 @@ def load_generator(
     audio: AudioConfig | None = None,  # the front end that it must fit, if known
 ) -> Generator:  # folded, in evaluation mode
     "A trained generator, ready to use; `UserError` if the file is missing or of another model."
-    state, config = load_weights(Path(path))
-    if "vocoder" not in config:
-        raise UserError(f"{path}: no 'vocoder' in its configuration, so these are not its weights")
-    generator = Generator(from_json(VocoderConfig, config["vocoder"]))
-    if "audio" in config:
-        generator.audio = from_json(AudioConfig, config["audio"])
-    check_vocoder(generator.config, audio)
-    check_mel(generator.audio, audio)
-    if not any("parametrizations" in name for name in state):
-        fold(generator)
-    try:
-        generator.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: weights do not fit their own configuration: fetch or train it again"
-        ) from error
-    fold(generator)
-    return generator.to(device)
+
+    def build(config: dict[str, Any]) -> Generator:
+        generator = Generator(from_json(VocoderConfig, config["vocoder"]))
+        if "audio" in config:
+            generator.audio = from_json(AudioConfig, config["audio"])
+        check_vocoder(generator.config, audio)
+        check_mel(generator.audio, audio)
+        return generator
+
+    generator: Generator = load_network(path, "vocoder", build, device)[0]
+    fold(generator.requires_grad_(True))  # what is frozen would fold into buffers
+    return generator
 
 # %% ../nbs/02_vocoder.ipynb #c1e4c010
 _KEPT = {
