@@ -38,6 +38,7 @@ from clipsynth.core import (
     UserError,
     dataset_dir,
     digest,
+    lock,
     possible_workers,
     profile as named_profile,
     progress,
@@ -854,7 +855,9 @@ def prepare_dataset(
     folder, mini = dataset_dir(chosen, dataset), _is_mini(dataset)
     if not mini:
         find_list(folder)  # nothing is created where there is nothing to prepare
-    with _only_one(folder):
+    ready = (folder / "features" / "store.json").is_file()
+    alone = lock(folder, "the making of its store", wait=True)
+    with contextlib.nullcontext() if ready and not os.access(folder, os.W_OK) else alone:
         encoder = _encoder(chosen, dataset, device) if embeddings else None
         listed = _listed(dataset, chosen, how.get("workers"))
         size = encoder.image_size if encoder else _image_size(chosen.clip)
@@ -952,25 +955,3 @@ def render_dataset(
     config = chosen.world if music else chosen.everyday
     write_text(folder / "captions.csv", captions_text(dataset, config))
     return listed
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    "Let one process at a time prepare a dataset; a second one waits, then finds it done."
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        if not (folder / "features" / "store.json").is_file():
-            why = error.strerror or error
-            raise UserError(
-                f"cannot write to {folder} ({why}): check its rights, or set CLIPSYNTH_DATA"
-            ) from None
-        yield  # on a disk that can only be read, nobody changes the store
-        return
-    with file:
-        with contextlib.suppress(ImportError, OSError):  # not on Windows, nor on every network disk
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
