@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['PAGE_CLASSES', 'DEPTH', 'ALARMS', 'page_classes', 'mean_mels', 'store_page', 'clip_figure', 'wav_bytes', 'jpeg_bytes',
-           'Browser', 'browse', 'on_both_sides', 'split_by_clip', 'whitening', 'sound_view', 'picture_view', 'detail',
+           'Browser', 'browse', 'on_both_sides', 'whitening', 'sound_view', 'picture_view', 'detail',
            'sound_descriptor', 'nearest', 'alignment', 'Searcher', 'Copies', 'find_copies', 'pairs_figure',
            'rot_figure']
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from .audio import AUDIO, log_mel, show_mel
-from .core import UserError, dataset_dir, hash_split, numpy_rng
+from .core import UserError, dataset_dir, numpy_rng
 from .data import Store
 from .video import QUIET_DB, STATUSES, STILL
 
@@ -259,16 +259,6 @@ def on_both_sides(
     "The videos that have rows on both sides of the split."
     sides = manifest.groupby("video").split.nunique()
     return set(sides[sides > 1].index)
-
-# %% ../nbs/00g_browse.ipynb #b0000034
-def split_by_clip(
-    kept: "pd.DataFrame",  # rows of a manifest
-    test_share: float = 0.1,
-) -> tuple[int, int]:  # test clips, and how many of them have a sibling in training
-    "What would leak if clips were split instead of videos."
-    side = kept["clip"].map(lambda clip: hash_split(clip, test_share))
-    train, test = kept.video[side == "train"], kept.video[side == "test"]
-    return len(test), int(test.isin(set(train)).sum())
 
 # %% ../nbs/00g_browse.ipynb #b0000036b
 def whitening(

@@ -6,9 +6,8 @@
 __all__ = ['MOUTHS', 'Sound', 'EVERYDAY', 'COLOURS', 'PLACES', 'CLUTTER', 'DAMAGE', 'OUTCOMES', 'Rhythm', 'moments', 'passed',
            'Voice', 'voice_tracks', 'filtered', 'mouth_gain', 'pulse', 'voiced', 'chorus', 'Strike', 'band_gain',
            'struck', 'Crew', 'worked', 'Texture', 'rustled', 'Engine', 'engine_tracks', 'fired', 'Everyday',
-           'recipe_of', 'everyday_sound', 'paint_box', 'strokes', 'put', 'Place', 'Setting', 'everyday_picture',
-           'draw_everyday', 'Clip', 'everyday_clips', 'sound_parts', 'clip_frames', 'damage', 'render_clip',
-           'render_everyday']
+           'recipe_of', 'everyday_sound', 'paint_box', 'strokes', 'put', 'Place', 'Setting', 'everyday_picture', 'Clip',
+           'everyday_clips', 'sound_parts', 'clip_frames', 'damage', 'render_clip', 'render_everyday']
 
 # %% ../nbs/00d_everyday.ipynb #48ce680e
 import csv
@@ -1991,20 +1990,6 @@ def everyday_picture(
     _thing(image, label, traits.warmth, place, scene.angle + sway, setting.mirrored)
     motion_marks(image, traits.tempo)
     return lit(image, traits, scene)
-
-
-def draw_everyday(
-    label: str,  # what is seen
-    traits: Traits,  # size, warmth and tempo
-    rng: np.random.Generator,  # everything else: place, clutter, a second thing, light
-    pixels: int = 64,  # height and width
-) -> np.ndarray:  # (pixels, pixels, 3) uint8
-    "One picture at random, as cluttered as the world's are; raises UserError for an unknown label."
-    world = EverydayConfig()
-    others = [name for name in EVERYDAY if name != label]
-    second = str(rng.choice(others)) if rng.random() < world.second else ""
-    setting = Setting.sample(label, rng, bool(rng.random() < world.clutter), second)
-    return everyday_picture(label, traits, setting, pixels)
 
 # %% ../nbs/00d_everyday.ipynb #5794a70d
 @dataclass(frozen=True)

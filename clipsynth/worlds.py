@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['INSTRUMENTS', 'TABLE', 'ROOM_LEVEL', 'SHAPES', 'Traits', 'Tone', 'Stroke', 'Touch', 'Look', 'Instrument',
-           'instrument', 'Note', 'register', 'spectrum', 'modes', 'ring', 'plucked', 'polynomial', 'period', 'controls',
-           'sustained', 'drum_voice', 'drummed', 'scale', 'melody', 'score', 'body_gain', 'body', 'room', 'room_tone',
-           'fast_length', 'play', 'Sketch', 'Paint', 'paint_of', 'Scene', 'motion_marks', 'lit', 'picture', 'draw',
-           'Piece', 'plan', 'video_ids', 'soundtrack', 'frames', 'write_video', 'render_video', 'render_all',
-           'claim_folder', 'render_world']
+           'instrument', 'Note', 'register', 'spectrum', 'modes', 'ring', 'plucked', 'period', 'controls', 'sustained',
+           'drum_voice', 'drummed', 'scale', 'melody', 'score', 'body_gain', 'body', 'room', 'room_tone', 'fast_length',
+           'play', 'Sketch', 'Paint', 'paint_of', 'Scene', 'motion_marks', 'lit', 'picture', 'draw', 'Piece', 'plan',
+           'video_ids', 'soundtrack', 'frames', 'write_video', 'render_video', 'render_all', 'claim_folder',
+           'render_world']
 
 # %% ../nbs/00b_worlds.ipynb #414a5551
 import csv
@@ -706,19 +706,6 @@ def plucked(
     return wave
 
 # %% ../nbs/00b_worlds.ipynb #3848c4fb
-def polynomial(
-    amplitudes: np.ndarray,  # (partials,) of z, z ** 2, z ** 3 and so on
-    z: np.ndarray,  # (samples,) complex64
-) -> np.ndarray:  # (samples,) float32
-    "Imaginary part of the sum of amplitudes[k - 1] * z ** k, by Horner's rule."
-    total = np.full_like(z, amplitudes[-1])
-    for amplitude in amplitudes[-2::-1]:
-        total *= z
-        total += amplitude
-    total *= z
-    return total.imag
-
-
 TABLE = 4096  # samples of one period: enough that the nearest one is near
 
 
