@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PAGE_CLASSES', 'DEPTH', 'ALARMS', 'page_classes', 'mean_mels', 'store_page', 'clip_figure', 'wav_bytes', 'jpeg_bytes',
            'Browser', 'browse', 'on_both_sides', 'whitening', 'sound_view', 'picture_view', 'detail',
-           'sound_descriptor', 'nearest', 'alignment', 'Searcher', 'Copies', 'find_copies', 'pairs_figure',
+           'sound_descriptor', 'nearest_rows', 'alignment', 'Searcher', 'Copies', 'find_copies', 'pairs_figure',
            'rot_figure']
 
 # %% ../nbs/00g_browse.ipynb #b0000004
@@ -320,7 +320,7 @@ def sound_descriptor(
     return torch.cat([view.mean(-1), fine.std(-1), rhythm.flatten(1)], 1)
 
 # %% ../nbs/00g_browse.ipynb #b0000041
-def nearest(
+def nearest_rows(
     queries: torch.Tensor,  # (n, width) unit vectors
     pool: torch.Tensor,  # (m, width) unit vectors
     query_groups: torch.Tensor,  # (n,) integers
@@ -417,7 +417,7 @@ class Searcher:
         for at in range(0, len(data), 1_024):
             view = self.view(data[at : at + 1_024])
             query, some = self._unit(self._describe(view)), groups[at : at + 1_024]
-            near = nearest(query, self.pool, some, self.videos[self.train], self.candidates)
+            near = nearest_rows(query, self.pool, some, self.videos[self.train], self.candidates)
             similar = torch.stack([self._aligned(view, column) for column in near.T], 1)
             value, place = similar.max(1)
             rows.append(self.train[near.gather(1, place[:, None])[:, 0].numpy()])

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PIECE', 'ABSENT', 'PATIENCE', 'PATIENCE_PER_MB', 'ARRAYS', 'content_of', 'Job', 'make_shard', 'give_up',
            'write_shard', 'read_shard', 'patience', 'cores', 'in_workers', 'Store', 'assemble', 'is_current', 'embed',
-           'plan', 'pending', 'make_shards', 'decode', 'prepare', 'in_cluster', 'part_of', 'reasons', 'prepare_dataset',
-           'prepare_part', 'render_dataset']
+           'plan_shards', 'pending', 'make_shards', 'decode', 'prepare', 'in_cluster', 'part_of', 'reasons',
+           'prepare_dataset', 'prepare_part', 'render_dataset']
 
 # %% ../nbs/00_data.ipynb #f7aad177
 import contextlib
@@ -668,7 +668,7 @@ def _embed(store: Store, encoder: Any, path: Path, batch: int) -> None:
     os.replace(part, path)
 
 # %% ../nbs/00_data.ipynb #b1f3572f
-def plan(
+def plan_shards(
     videos: Sequence[Video],
     videos_dir: str | Path,
     store_dir: str | Path,
@@ -755,7 +755,7 @@ def decode(
 ) -> Store:
     "Decode what is not decoded yet and bring the store up to date; stop it at any time and run it again."
     videos, store_dir = read_list(list_path), Path(store_dir)
-    jobs = plan(videos, videos_dir, store_dir, image_size, config, audio)
+    jobs = plan_shards(videos, videos_dir, store_dir, image_size, config, audio)
     if not (recompute or retry) and is_current(store_dir, videos, jobs):
         return Store(store_dir)
     make_shards(pending(jobs, recompute, retry), **how)
@@ -894,7 +894,7 @@ def prepare_part(
     folder = dataset_dir(chosen, dataset)
     videos = part_of(read_list(_listed(dataset, chosen, how.get("workers"))), part)
     places = folder / "videos", folder / "features", _image_size(chosen.clip)
-    todo = pending(plan(videos, *places, chosen.data, chosen.audio))
+    todo = pending(plan_shards(videos, *places, chosen.data, chosen.audio))
     make_shards(todo, **how)
     return len(todo)
 

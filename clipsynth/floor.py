@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WAYS', 'STRENGTH', 'MELS', 'TUNED', 'TRIED_SOUNDS', 'level_error', 'mel_error', 'pitch', 'in_tune', 'power_spectra',
            'mean_spectrum', 'line_level', 'listen', 'ways', 'copied', 'copy_synthesis', 'class_distance', 'ClassFloor',
-           'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'Copies', 'compared', 'model_like_mels',
-           'strengths', 'Pairs', 'FineTuneTask', 'fine_tuning_config', 'draw_pairs', 'fine_tuned', 'fine_tuning',
+           'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'CopyScores', 'compared', 'model_like_mels',
+           'strengths', 'MelPairs', 'FineTuneTask', 'fine_tuning_config', 'draw_mel_pairs', 'fine_tuned', 'fine_tuning',
            'typical_and_worst', 'copy_records', 'vocoder_records']
 
 # %% ../nbs/04c_floor.ipynb #0561d703
@@ -358,7 +358,7 @@ def sound_distance(
     return distance(notes) if before is None else difference(distance(notes), distance(before))
 
 
-class Copies(NamedTuple):
+class CopyScores(NamedTuple):
     "How one way's copies of all trials fare."
 
     floor: ClassFloor  # all classes together
@@ -370,7 +370,7 @@ def compared(
     bench: Bench,
     way: str,  # one of `ways`
     draws: int = 200,
-) -> Copies:
+) -> CopyScores:
     "How one way's copies of all trials fare, with intervals by video, beside the recordings."
     questions, real = trial_record(bench), reference(bench)
     asked = questions["label"], questions["video"]
@@ -386,7 +386,7 @@ def compared(
     )
     fad, least = (sound_distance(one, real, *asked, draws=draws) for one in (notes, own))
     floor = floor_of(notes, *asked, "videos", spread, draws=draws)
-    return Copies(floor, fad, difference(fad, least))
+    return CopyScores(floor, fad, difference(fad, least))
 
 # %% ../nbs/04c_floor.ipynb #9c5aead9
 def model_like_mels(
@@ -446,7 +446,7 @@ def strengths(
     return {name: array.mean(0) for name, array in found.items()}
 
 # %% ../nbs/04c_floor.ipynb #bbe3ab07
-class Pairs(NamedTuple):
+class MelPairs(NamedTuple):
     "Recordings, and mels that are in step with them."
 
     sound: np.ndarray  # (n, samples) int16
@@ -460,7 +460,7 @@ class FineTuneTask(VocoderTask):
         self,
         profile: Profile,
         dataset: str,
-        pairs: Pairs,
+        pairs: MelPairs,
         alone: int = 0,  # first steps without discriminators, as in `TrainConfig`
         seed: int = 0,  # of the discriminators' first weights
         device: torch.device | str = "cpu",
@@ -507,10 +507,10 @@ def fine_tuning_config(
     )
 
 
-def draw_pairs(
+def draw_mel_pairs(
     bench: Bench,
     strength: float = STRENGTH,
-) -> tuple[Pairs, Pairs]:  # with the recordings' own mels, with model-like ones
+) -> tuple[MelPairs, MelPairs]:  # with the recordings' own mels, with model-like ones
     "Random training windows, as many as there are trials, the picture of the moment as the query."
     store, synthesizer, rng = bench.store, bench.synthesizer("clipsynth"), numpy_rng("pairs")
     count = bench.profile.eval.samples
@@ -525,12 +525,12 @@ def draw_pairs(
         synthesizer.diffusion, synthesizer.unet, mel, condition, seeds, strength
     )
     samples = to_int16(sound)
-    return Pairs(samples, mel.numpy()), Pairs(samples, like.numpy())
+    return MelPairs(samples, mel.numpy()), MelPairs(samples, like.numpy())
 
 # %% ../nbs/04c_floor.ipynb #9fc10bc3
 def fine_tuned(
     bench: Bench,
-    pairs: Pairs,
+    pairs: MelPairs,
     config: TrainConfig,  # of `fine_tuning_config`
 ) -> Generator:  # folded, in evaluation mode
     "The published vocoder after fine-tuning on pairs; nothing is kept on disk."
@@ -571,7 +571,7 @@ def fine_tuning(
         vocoders = dict(
             zip(
                 TUNED,
-                [network, *(fine_tuned(bench, p, config) for p in draw_pairs(bench))],
+                [network, *(fine_tuned(bench, p, config) for p in draw_mel_pairs(bench))],
                 strict=True,
             )
         )

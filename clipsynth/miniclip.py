@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PREPROCESS', 'MINI_CLIP', 'WORLDS', 'GAP', 'MATCHED', 'byte_symbols', 'spelled', 'learn_merges', 'joined',
-           'CaptionTokenizer', 'Bottleneck', 'AttentionPool', 'PictureTower', 'Attention', 'TextBlock', 'MiniClip',
+           'CaptionTokenizer', 'Bottleneck', 'AttentionPool', 'PictureTower', 'TokenAttention', 'TextBlock', 'MiniClip',
            'mini_clip', 'load_mini_clip', 'through_video', 'picture_block', 'picture_pool', 'jitter',
-           'contrastive_loss', 'geometry', 'scale_at', 'MiniClipTask', 'zero_shot', 'judged']
+           'contrastive_loss', 'geometry', 'scale_at', 'MiniClipTask', 'zero_shot_accuracy', 'judged']
 
 # %% ../nbs/00j_miniclip.ipynb #00740454
 import html
@@ -265,7 +265,7 @@ class PictureTower(nn.Module):
         return self.attnpool(self.places(x))
 
 # %% ../nbs/00j_miniclip.ipynb #154a42d0
-class Attention(nn.Module):
+class TokenAttention(nn.Module):
     """Self-attention from left to right, with the parameters of torch's `MultiheadAttention`."""
 
     def __init__(self, width: int, heads: int):
@@ -287,7 +287,7 @@ class TextBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, depth: int):
         super().__init__()
-        self.ln_1, self.attn = nn.LayerNorm(width), Attention(width, heads)
+        self.ln_1, self.attn = nn.LayerNorm(width), TokenAttention(width, heads)
         wide, back = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.ln_2, self.mlp = nn.LayerNorm(width), nn.ModuleDict({"c_fc": wide, "c_proj": back})
         nn.init.zeros_(self.attn.out_proj.bias)
@@ -556,7 +556,7 @@ class MiniClipTask:
         }
 
 # %% ../nbs/00j_miniclip.ipynb #99e42aaa
-def zero_shot(
+def zero_shot_accuracy(
     encoder: Any,  # a `QueryEncoder`
     images: torch.Tensor,  # (n, width), unit norm
     truth: Sequence[Seen],  # what they show, of one world
@@ -580,5 +580,5 @@ def judged(
     rng, images = numpy_rng("captions held out"), encoder.image(pictures)
     texts = encoder.text([caption(seen, rng).text for seen in truth])
     gap, matched = map(float, geometry(images, texts))
-    told = {"accuracy": zero_shot(encoder, images, truth), "gap": gap, "matched": matched}
+    told = {"accuracy": zero_shot_accuracy(encoder, images, truth), "gap": gap, "matched": matched}
     return {**told, "truth": truth, "images": images, "texts": texts}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['YAMNET', 'WINDOW', 'STEP', 'GENERIC', 'MEANINGS', 'FIRST', 'CLIPS', 'AXES', 'yamnet_file', 'Yamnet', 'likeliest',
-           'place_of', 'is_heard', 'clips_of', 'world_heard', 'words_of', 'axes_of', 'outside_notes', 'outside_records']
+           'place_of', 'is_heard', 'clips_of', 'world_heard', 'unpacked', 'axes_of', 'outside_notes', 'outside_records']
 
 # %% ../nbs/04g_outside.ipynb #4a6e0003
 import csv
@@ -263,7 +263,7 @@ def _packed(texts: Sequence[str], width: int = 160) -> np.ndarray:
     return np.stack(rows)
 
 
-def words_of(
+def unpacked(
     packed: np.ndarray,  # (count, width) uint8
 ) -> list[str]:
     "The texts that a record keeps as bytes."

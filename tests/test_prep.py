@@ -125,7 +125,7 @@ def test_parts_make_the_whole(world: Path, unbroken: dict[str, str], tmp_path: P
     made = [data.prepare_part("mine", f"{number}/3", "mini", workers=0) for number in (1, 2, 3)]
     assert sum(made) == 10 and min(made) > 0
     videos = read_list(folder / "list.json")
-    jobs = data.plan(videos, folder / "videos", folder / "features", 64)
+    jobs = data.plan_shards(videos, folder / "videos", folder / "features", 64)
     assert data.pending(jobs) == []
     run(BIN / "clipsynth", "prep", "mine", CLIPSYNTH_DATA=tmp_path)
     assert contents(folder / "features") == unbroken
@@ -340,7 +340,7 @@ def test_a_file_that_cannot_be_opened_costs_its_row(
 def test_a_file_that_goes_away_meanwhile_is_missing(world: Path, tmp_path: Path) -> None:
     folder = fresh_copy(world, tmp_path)
     videos = read_list(folder / "list.json")
-    jobs = data.plan(videos, folder / "videos", folder / "features", 64)
+    jobs = data.plan_shards(videos, folder / "videos", folder / "features", 64)
     job = next(job for job in jobs if job.path and "kept" == data.make_shard(replace(job, folder=str(tmp_path))))
     moved = Path(job.path).rename(tmp_path / "elsewhere.mp4")
     data.make_shards(data.pending(jobs), workers=0)
