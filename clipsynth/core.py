@@ -393,14 +393,9 @@ class Profile(Settings):
     "All the choices of one size of run: smoke (tests), mini (laptop) or paper (A100)."
 
     name: str = ""
-    unets: dict[str, UNetConfig] = field(default_factory=dict)  # by dataset, where not `unet`
     train: dict[str, TrainConfig] = field(default_factory=dict)  # by model
     trains: dict[str, dict[str, TrainConfig]] = field(default_factory=dict)  # by dataset, model
     settings: dict[str, Any] = field(default_factory=dict)  # what was set by name
-
-    def unet_of(self, dataset: str) -> UNetConfig:
-        "The U-Net of a dataset's diffusion models."
-        return self.unets.get(dataset, self.unet)
 
     def train_of(self, dataset: str | None, model: str) -> TrainConfig:
         "How a model is optimised on a dataset."

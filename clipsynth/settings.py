@@ -116,7 +116,7 @@ def form_of(
     "What a profile says where nothing is set, for one model on one dataset."
     same = {known.name: getattr(profile, known.name) for known in fields(Settings)}
     train = profile.train_of(dataset, model if model in profile.train else "clipsynth")
-    return Form(**{**same, "unet": profile.unet_of(dataset or ""), "train": train})
+    return Form(**{**same, "train": train})
 
 
 @lru_cache
@@ -141,11 +141,9 @@ def places_of(
     "What a name stands for; raises `UserError` with the nearest name for one that there is not."
     *group, last = name.split(".")
     last = last.replace("-", "_")
-    plain = ".".join([{"unets": "unet", "trains": "train"}.get(g, g) for g in group[:1]] + [last])
+    plain = ".".join([{"trains": "train"}.get(g, g) for g in group[:1]] + [last])
     by_model = group[0:1] == ["train"] and len(group) < 3 and {*group[1:]} <= set(profile.train)
-    own = (group[0:1] == ["unets"] and len(group) == 2) or (
-        group[0:1] == ["trains"] and len(group) == 3 and group[2] in profile.train
-    )
+    own = group[0:1] == ["trains"] and len(group) == 3 and group[2] in profile.train
     if plain not in names() or not (by_model or own or len(group) < 2):
         raise UserError(f"no setting {name!r}{did_you_mean(name, names())}")
     places = [(*group, last)]
@@ -158,8 +156,6 @@ def places_of(
             for model in models
             if model in some
         ]
-    if group == ["unet"]:
-        places += [("unets", dataset, last) for dataset in profile.unets]
     return plain, places
 
 
@@ -291,11 +287,8 @@ def _replaced(profile: Profile, path: tuple[str, ...], some: dict[str, Any]) -> 
     if not path:
         return replace(profile, **some)
     group, *keys = path
-    if group == "unets":
-        new: Any = replace(profile.unet_of(keys[0]), **some)
-        return replace(profile, unets={**profile.unets, keys[0]: new})
     if group == "train":
-        new = replace(profile.train[keys[0]], **some)
+        new: Any = replace(profile.train[keys[0]], **some)
         return replace(profile, train={**profile.train, keys[0]: new})
     if group == "trains":
         new = {keys[1]: replace(profile.train_of(keys[0], keys[1]), **some)}

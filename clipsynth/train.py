@@ -205,7 +205,7 @@ class DiffusionTask(MelTask):
         model: str = "clipsynth",  # whose recipe says how the steps t are drawn
     ):
         super().__init__(profile, dataset, text_share, dropped, device)
-        self.unet_config, self.diffusion_config = profile.unet_of(dataset), profile.diffusion
+        self.unet_config, self.diffusion_config = profile.unet, profile.diffusion
         self.diffusion = Diffusion(profile.diffusion)
         self.prompt, self.law = prompt_of(profile, dataset), profile.train_of(dataset, model).noise
         with torch.random.fork_rng(devices=[]):
