@@ -177,7 +177,7 @@ def stages(jobs: list) -> dict[str, float]:
 
 def jobs_of(videos: Path, folder: Path, names: list[str]) -> list:
     """The plan of a list, without a list file."""
-    return data.plan([data.Video(name, "") for name in names], videos, folder, SIZE)
+    return data.plan_shards([data.Video(name, "") for name in names], videos, folder, SIZE)
 
 
 def ours(videos: Path, folder: Path, names: list[str], size: int) -> float:
@@ -185,7 +185,7 @@ def ours(videos: Path, folder: Path, names: list[str], size: int) -> float:
     shutil.rmtree(folder, ignore_errors=True)
     began = time.perf_counter()
     listed = [data.Video(name, "") for name in names]
-    jobs = data.plan(listed, videos, folder, size)
+    jobs = data.plan_shards(listed, videos, folder, size)
     data.make_shards(jobs, workers=data.cores())
     data.assemble(listed, jobs, folder)
     return time.perf_counter() - began

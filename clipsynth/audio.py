@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AUDIO', 'FLOOR', 'FULL_SCALE', 'LOUDEST', 'LOW', 'HIGH', 'check_sound', 'to_int16', 'from_int16', 'filters',
-           'shortest', 'log_mel', 'show_mel', 'frames_of', 'samples_of', 'normalize', 'denormalize', 'check_log_mel',
+           'shortest', 'log_mel', 'show_mel', 'samples_of', 'cut_windows', 'normalize', 'denormalize', 'check_log_mel',
            'load_audio', 'save_audio', 'sound_format', 'check_output']
 
 # %% ../nbs/00a_audio.ipynb #3a5994a6
@@ -170,20 +170,29 @@ def show_mel(
     return image
 
 # %% ../nbs/00a_audio.ipynb #9d192014
-def frames_of(
-    samples: int,
-    config: AudioConfig = AUDIO,
-) -> int:
-    "The number of mel frames of that many samples."
-    return samples // config.hop
-
-
 def samples_of(
     frames: int,
     config: AudioConfig = AUDIO,
 ) -> int:
     "The number of samples that so many mel frames stand for."
     return frames * config.hop
+
+
+def cut_windows(
+    chunks: np.ndarray,  # (chunks, samples) sound, or (chunks, mels, frames)
+    rows: Any,  # (n,) which chunks
+    starts: Any,  # (n,) first mel frame of each window
+    frames: int = AUDIO.frames,  # mel frames of a window
+) -> np.ndarray:  # (n, samples) or (n, mels, frames), as they are stored
+    "A window of each of some chunks; raises `UserError` for one that does not fit."
+    scale = samples_of(1) if chunks.ndim == 2 else 1
+    last = chunks.shape[-1] // scale - frames
+    if len(starts) and not 0 <= np.min(starts) <= np.max(starts) <= last:
+        raise UserError(
+            f"a window of {frames} mel frames does not fit its chunk: start at {last} at most"
+        )
+    pairs = zip(rows, starts, strict=True)
+    return np.stack([chunks[r, ..., scale * s : scale * (s + frames)] for r, s in pairs])
 
 # %% ../nbs/00a_audio.ipynb #9c3988e2
 LOW, HIGH = float(np.log(FLOOR)), 3.2  # the natural-log range that maps to [-1, 1]

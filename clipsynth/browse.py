@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAGE_CLASSES', 'DEPTH', 'ALARMS', 'page_classes', 'mean_mels', 'store_page', 'clip_figure', 'wav_bytes', 'jpeg_bytes',
-           'Browser', 'browse', 'on_both_sides', 'split_by_clip', 'whitening', 'sound_view', 'picture_view', 'detail',
-           'sound_descriptor', 'nearest', 'alignment', 'Searcher', 'Copies', 'find_copies', 'pairs_figure',
+           'Browser', 'browse', 'on_both_sides', 'whitening', 'sound_view', 'picture_view', 'detail',
+           'sound_descriptor', 'nearest_rows', 'alignment', 'Searcher', 'Copies', 'find_copies', 'pairs_figure',
            'rot_figure']
 
 # %% ../nbs/00g_browse.ipynb #b0000004
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from .audio import AUDIO, log_mel, show_mel
-from .core import UserError, dataset_dir, hash_split, numpy_rng
+from .core import UserError, dataset_dir, numpy_rng
 from .data import Store
 from .video import QUIET_DB, STATUSES, STILL
 
@@ -260,16 +260,6 @@ def on_both_sides(
     sides = manifest.groupby("video").split.nunique()
     return set(sides[sides > 1].index)
 
-# %% ../nbs/00g_browse.ipynb #b0000034
-def split_by_clip(
-    kept: "pd.DataFrame",  # rows of a manifest
-    test_share: float = 0.1,
-) -> tuple[int, int]:  # test clips, and how many of them have a sibling in training
-    "What would leak if clips were split instead of videos."
-    side = kept["clip"].map(lambda clip: hash_split(clip, test_share))
-    train, test = kept.video[side == "train"], kept.video[side == "test"]
-    return len(test), int(test.isin(set(train)).sum())
-
 # %% ../nbs/00g_browse.ipynb #b0000036b
 def whitening(
     x: torch.Tensor,  # (n, width)
@@ -330,7 +320,7 @@ def sound_descriptor(
     return torch.cat([view.mean(-1), fine.std(-1), rhythm.flatten(1)], 1)
 
 # %% ../nbs/00g_browse.ipynb #b0000041
-def nearest(
+def nearest_rows(
     queries: torch.Tensor,  # (n, width) unit vectors
     pool: torch.Tensor,  # (m, width) unit vectors
     query_groups: torch.Tensor,  # (n,) integers
@@ -427,7 +417,7 @@ class Searcher:
         for at in range(0, len(data), 1_024):
             view = self.view(data[at : at + 1_024])
             query, some = self._unit(self._describe(view)), groups[at : at + 1_024]
-            near = nearest(query, self.pool, some, self.videos[self.train], self.candidates)
+            near = nearest_rows(query, self.pool, some, self.videos[self.train], self.candidates)
             similar = torch.stack([self._aligned(view, column) for column in near.T], 1)
             value, place = similar.max(1)
             rows.append(self.train[near.gather(1, place[:, None])[:, 0].numpy()])

@@ -303,7 +303,7 @@ def _pictures(dataset: str, config: Any) -> list[tuple[str, str, float, Seen]]:
             (c.file, c.id, c.start, Seen(dataset, c.seen, astuple(c.traits), c.second))
             for c in everyday_clips(config)
         ]
-    from clipsynth.worlds import INSTRUMENTS, plan, video_ids
+    from clipsynth.worlds import INSTRUMENTS, plan_pieces, video_ids
 
     words_of(dataset)
     how = config.videos, config.seed, config.test_share
@@ -312,7 +312,7 @@ def _pictures(dataset: str, config: Any) -> list[tuple[str, str, float, Seen]]:
     return [
         (video, video, p.start, Seen(dataset, name, astuple(p.traits)))
         for name, video in videos
-        for p in plan(video, config)
+        for p in plan_pieces(video, config)
     ]
 
 

@@ -39,7 +39,7 @@ from clipsynth.settings import (
     configured,
     form_of,
     names,
-    nearest,
+    did_you_mean,
     parsed,
     places_of,
     read_as,
@@ -279,7 +279,7 @@ def _places(profile: Profile, name: str, own: dict[str, bool]) -> tuple[str, lis
         return places_of(profile, name)
     except UserError:
         known = [option.strip("-") for option in own] + list(names())
-        raise UserError(f"no option or setting {name!r}{nearest(name, known)}") from None
+        raise UserError(f"no option or setting {name!r}{did_you_mean(name, known)}") from None
 
 # %% ../nbs/03d_command.ipynb #cde55759
 def understood(

@@ -394,14 +394,9 @@ class Profile(Settings):
     "All the choices of one size of run: smoke (tests), mini (laptop) or paper (A100)."
 
     name: str = ""
-    unets: dict[str, UNetConfig] = field(default_factory=dict)  # by dataset, where not `unet`
     train: dict[str, TrainConfig] = field(default_factory=dict)  # by model
     trains: dict[str, dict[str, TrainConfig]] = field(default_factory=dict)  # by dataset, model
     settings: dict[str, Any] = field(default_factory=dict)  # what was set by name
-
-    def unet_of(self, dataset: str) -> UNetConfig:
-        "The U-Net of a dataset's diffusion models."
-        return self.unets.get(dataset, self.unet)
 
     def train_of(self, dataset: str | None, model: str) -> TrainConfig:
         "How a model is optimised on a dataset."
@@ -1123,8 +1118,7 @@ def load_weights(
 def load_network(
     path: str | Path,
     part: str,  # where a file's configuration has the network's, e.g. "unet"
-    kind: type,  # of that configuration, a dataclass of this module
-    build: Callable[[Any], Any],  # makes the network of a configuration
+    build: Callable[[dict[str, Any]], Any],  # makes the network of a file's configuration
     device: Any = "cpu",
 ) -> tuple[Any, dict[str, Any]]:  # in evaluation mode, without gradients; the file's configuration
     "A trained network; raises `UserError` for a file that holds another kind."
@@ -1133,7 +1127,7 @@ def load_network(
         raise UserError(
             f"{path} holds {config.get('model')!r}, which has no {part}: give another model's file"
         )
-    network = build(from_json(kind, config[part]))
+    network = build(config)
     try:
         network.load_state_dict(state)
     except RuntimeError:  # names and shapes, on many lines
@@ -1591,8 +1585,9 @@ class Report:
         "Write a short sound as flac."
         import soundfile
 
-        path = self.folder / "audio" / f"{name}{self.part}.flac"
-        samples = np.round(np.clip(np.asarray(waveform), -1, 1) * 32_767).astype(np.int16)
+        from clipsynth.audio import to_int16
+
+        path, samples = self.folder / "audio" / f"{name}{self.part}.flac", to_int16(waveform)
         if not path.exists() or not np.array_equal(soundfile.read(path, dtype="int16")[0], samples):
             write_atomic(
                 path, lambda part: soundfile.write(part, samples, sample_rate, format="FLAC")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PIECE', 'ABSENT', 'PATIENCE', 'PATIENCE_PER_MB', 'ARRAYS', 'content_of', 'Job', 'make_shard', 'give_up',
            'write_shard', 'read_shard', 'patience', 'cores', 'in_workers', 'Store', 'assemble', 'is_current', 'embed',
-           'plan', 'pending', 'make_shards', 'decode', 'prepare', 'in_cluster', 'part_of', 'reasons', 'prepare_dataset',
-           'prepare_part', 'render_dataset']
+           'plan_shards', 'pending', 'make_shards', 'decode', 'prepare', 'in_cluster', 'part_of', 'reasons',
+           'prepare_dataset', 'prepare_part', 'render_dataset']
 
 # %% ../nbs/00_data.ipynb #f7aad177
 import contextlib
@@ -28,7 +28,7 @@ from zipfile import BadZipFile
 import numpy as np
 import torch
 
-from .audio import AUDIO
+from .audio import AUDIO, from_int16
 from clipsynth.core import (
     MINI,
     PAPER,
@@ -38,6 +38,7 @@ from clipsynth.core import (
     UserError,
     dataset_dir,
     digest,
+    lock,
     possible_workers,
     profile as named_profile,
     progress,
@@ -352,7 +353,7 @@ class Store:
 
     @property
     def audio(self) -> np.ndarray:
-        "(chunks, samples) int16; divide by 32,767."
+        "(chunks, samples) int16; `waveform` gives floating-point samples."
         return self._array("audio")
 
     @property
@@ -417,7 +418,7 @@ class Store:
         rows: Any,  # an index, a slice or an array of indices
     ) -> np.ndarray:  # (..., samples) float32 in [-1, 1]
         "Sound of chunks as floating-point samples."
-        return self.audio[rows].astype(np.float32) / 32_767
+        return from_int16(self.audio[rows])
 
 
 def _remedy(folder: Path, profile: str = "") -> str:
@@ -667,7 +668,7 @@ def _embed(store: Store, encoder: Any, path: Path, batch: int) -> None:
     os.replace(part, path)
 
 # %% ../nbs/00_data.ipynb #b1f3572f
-def plan(
+def plan_shards(
     videos: Sequence[Video],
     videos_dir: str | Path,
     store_dir: str | Path,
@@ -754,7 +755,7 @@ def decode(
 ) -> Store:
     "Decode what is not decoded yet and bring the store up to date; stop it at any time and run it again."
     videos, store_dir = read_list(list_path), Path(store_dir)
-    jobs = plan(videos, videos_dir, store_dir, image_size, config, audio)
+    jobs = plan_shards(videos, videos_dir, store_dir, image_size, config, audio)
     if not (recompute or retry) and is_current(store_dir, videos, jobs):
         return Store(store_dir)
     make_shards(pending(jobs, recompute, retry), **how)
@@ -854,7 +855,9 @@ def prepare_dataset(
     folder, mini = dataset_dir(chosen, dataset), _is_mini(dataset)
     if not mini:
         find_list(folder)  # nothing is created where there is nothing to prepare
-    with _only_one(folder):
+    ready = (folder / "features" / "store.json").is_file()
+    alone = lock(folder, "the making of its store", wait=True)
+    with contextlib.nullcontext() if ready and not os.access(folder, os.W_OK) else alone:
         encoder = _encoder(chosen, dataset, device) if embeddings else None
         listed = _listed(dataset, chosen, how.get("workers"))
         size = encoder.image_size if encoder else _image_size(chosen.clip)
@@ -891,7 +894,7 @@ def prepare_part(
     folder = dataset_dir(chosen, dataset)
     videos = part_of(read_list(_listed(dataset, chosen, how.get("workers"))), part)
     places = folder / "videos", folder / "features", _image_size(chosen.clip)
-    todo = pending(plan(videos, *places, chosen.data, chosen.audio))
+    todo = pending(plan_shards(videos, *places, chosen.data, chosen.audio))
     make_shards(todo, **how)
     return len(todo)
 
@@ -952,25 +955,3 @@ def render_dataset(
     config = chosen.world if music else chosen.everyday
     write_text(folder / "captions.csv", captions_text(dataset, config))
     return listed
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    "Let one process at a time prepare a dataset; a second one waits, then finds it done."
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-        if not (folder / "features" / "store.json").is_file():
-            why = error.strerror or error
-            raise UserError(
-                f"cannot write to {folder} ({why}): check its rights, or set CLIPSYNTH_DATA"
-            ) from None
-        yield  # on a disk that can only be read, nobody changes the store
-        return
-    with file:
-        with contextlib.suppress(ImportError, OSError):  # not on Windows, nor on every network disk
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SCHEDULES', 'Denoiser', 'NAMES', 'EDM', 'cosine_betas', 'linear_betas', 'NoiseProcess', 'bin_log_likelihood',
            'LearnedReverse', 'training_steps', 'even_steps', 'section_steps', 'noise_source', 'checked_condition',
-           'noisy_start', 'Diffusion', 'bits_per_dimension']
+           'noisy_start', 'Diffusion']
 
 # %% ../nbs/01_diffusion.ipynb #5a98fd42
 import math
@@ -347,36 +347,3 @@ class Diffusion(LearnedReverse):
                 if callback:
                     callback(done, x0)
         return x
-
-# %% ../nbs/01_diffusion.ipynb #b1e4c002
-@torch.inference_mode()
-def bits_per_dimension(
-    process: LearnedReverse,  # all its steps are summed
-    model: Denoiser,  # (noisy, time in 0..1000, condition) -> output and v, stacked on axis 1
-    x0: torch.Tensor,  # (batch, ...), data in [-1, 1]
-    condition: torch.Tensor,  # (batch, width), handed to the model
-    *,
-    seeds: Sequence[int] | None = None,  # one per sample, or else
-    generator: torch.Generator | None = None,  # one for all
-    clip_denoised: bool = True,  # keep each estimate of the data in [-1, 1]
-) -> dict[str, torch.Tensor]:  # 'total', 'prior': (batch,); 'vb', 'mse': (batch, steps)
-    "The variational bound, its prior and its term of each step from the first (Ho 2020, eq. 5)."
-    draw = noise_source(x0.shape, seeds, generator, x0.device)
-    vb, mse = [], []
-    for step in reversed(range(len(process))):
-        t = torch.full((len(x0),), step, device=x0.device)
-        now, noise = process.at(t, x0.ndim), draw()
-        noisy = now["signal"] * x0 + now["noise"] * noise
-        output, v = model(noisy, now["time"].flatten(), condition).float().chunk(2, dim=1)
-        guess = process.noise_of(output, noisy, now)
-        vb.append(process.bound(x0, noisy, t, guess, v, clip_denoised))
-        if clip_denoised:
-            data = (now["x0_xt"] * noisy - now["x0_noise"] * guess).clamp(-1, 1)
-            guess = (now["x0_xt"] * noisy - data) / now["x0_noise"]
-        mse.append((noise - guess).square().flatten(1).mean(1))
-    left = process.alphas_cumulative[-1]
-    signal = left * x0.double().square().flatten(1).mean(1)
-    prior = ((signal - left - math.log1p(-left)) / 2 / math.log(2)).float()
-    bounds = torch.stack(vb[::-1], dim=1)
-    total = bounds.sum(1) + prior
-    return {"total": total, "prior": prior, "vb": bounds, "mse": torch.stack(mse[::-1], dim=1)}

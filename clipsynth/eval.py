@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from .audio import AUDIO, log_mel, normalize
+from .audio import AUDIO, cut_windows, from_int16, log_mel, normalize
 from .baselines import CLIPRetriever, reconstruction
 from clipsynth.core import (
     Profile,
@@ -112,13 +112,7 @@ def windows_of(
     start: np.ndarray,  # first mel frame of each
 ) -> tuple[torch.Tensor, torch.Tensor]:  # waveforms (n, 65,536) and mels (n, 64, 64) in [-1, 1]
     "Recorded sound and its mel."
-    sound = np.stack(
-        [
-            store.audio[r, s * AUDIO.hop : (s + AUDIO.frames) * AUDIO.hop]
-            for r, s in zip(row, start, strict=True)
-        ]
-    )
-    waveforms = torch.from_numpy(sound.astype(np.float32) / 32_767)
+    waveforms = torch.from_numpy(from_int16(cut_windows(store.audio, row, start)))
     return waveforms, normalize(log_mel(waveforms))
 
 # %% ../nbs/04_eval.ipynb #f0ffe579

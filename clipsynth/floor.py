@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WAYS', 'STRENGTH', 'MELS', 'TUNED', 'TRIED_SOUNDS', 'level_error', 'mel_error', 'pitch', 'in_tune', 'power_spectra',
            'mean_spectrum', 'line_level', 'listen', 'ways', 'copied', 'copy_synthesis', 'class_distance', 'ClassFloor',
-           'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'Copies', 'compared', 'model_like_mels',
-           'strengths', 'Pairs', 'FineTuneTask', 'fine_tuning_config', 'draw_pairs', 'fine_tuned', 'fine_tuning',
+           'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'CopyScores', 'compared', 'model_like_mels',
+           'strengths', 'MelPairs', 'FineTuneTask', 'fine_tuning_config', 'draw_mel_pairs', 'fine_tuned', 'fine_tuning',
            'typical_and_worst', 'copy_records', 'vocoder_records']
 
 # %% ../nbs/04c_floor.ipynb #0561d703
@@ -20,7 +20,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .audio import AUDIO, FLOOR, denormalize, log_mel, normalize
+from clipsynth.audio import (
+    AUDIO,
+    FLOOR,
+    FULL_SCALE,
+    denormalize,
+    log_mel,
+    normalize,
+    to_int16,
+)
 from .baselines import reconstruction
 from clipsynth.core import (
     Profile,
@@ -350,7 +358,7 @@ def sound_distance(
     return distance(notes) if before is None else difference(distance(notes), distance(before))
 
 
-class Copies(NamedTuple):
+class CopyScores(NamedTuple):
     "How one way's copies of all trials fare."
 
     floor: ClassFloor  # all classes together
@@ -362,7 +370,7 @@ def compared(
     bench: Bench,
     way: str,  # one of `ways`
     draws: int = 200,
-) -> Copies:
+) -> CopyScores:
     "How one way's copies of all trials fare, with intervals by video, beside the recordings."
     questions, real = trial_record(bench), reference(bench)
     asked = questions["label"], questions["video"]
@@ -378,7 +386,7 @@ def compared(
     )
     fad, least = (sound_distance(one, real, *asked, draws=draws) for one in (notes, own))
     floor = floor_of(notes, *asked, "videos", spread, draws=draws)
-    return Copies(floor, fad, difference(fad, least))
+    return CopyScores(floor, fad, difference(fad, least))
 
 # %% ../nbs/04c_floor.ipynb #9c5aead9
 def model_like_mels(
@@ -438,7 +446,7 @@ def strengths(
     return {name: array.mean(0) for name, array in found.items()}
 
 # %% ../nbs/04c_floor.ipynb #bbe3ab07
-class Pairs(NamedTuple):
+class MelPairs(NamedTuple):
     "Recordings, and mels that are in step with them."
 
     sound: np.ndarray  # (n, samples) int16
@@ -452,17 +460,14 @@ class FineTuneTask(VocoderTask):
         self,
         profile: Profile,
         dataset: str,
-        pairs: Pairs,
+        pairs: MelPairs,
         alone: int = 0,  # first steps without discriminators, as in `TrainConfig`
         seed: int = 0,  # of the discriminators' first weights
         device: torch.device | str = "cpu",
     ):
         super().__init__(profile, dataset, seed, device)
         self.pairs, self.alone = pairs, alone
-        state, _ = load_weights(published(profile, dataset, "hifigan"))
-        if not any("parametrizations" in name for name in state):
-            fold(self.generator)
-        self.generator.load_state_dict(state)
+        self.generator.load_state_dict(load_weights(published(profile, dataset, "hifigan"))[0])
 
     def config(self) -> dict[str, object]:
         "Configuration of the generator, and what it learns from."
@@ -477,7 +482,7 @@ class FineTuneTask(VocoderTask):
         columns = start[:, None] + np.arange(length)
         blocks = sounds[pair].reshape(size, -1, AUDIO.hop)[np.arange(size)[:, None], columns]
         gain = 10 ** (rng.uniform(-6, 6, size=(size, 1)) / 20)
-        sound = (blocks.reshape(size, -1) / 32_767 * gain).clip(-1, 1)
+        sound = (blocks.reshape(size, -1) / FULL_SCALE * gain).clip(-1, 1)
         crop = np.stack([mels[p, :, c] for p, c in zip(pair, columns, strict=True)])
         mel = denormalize(torch.from_numpy(crop.transpose(0, 2, 1)))
         mel = (mel + torch.from_numpy(np.log(gain))[..., None]).clamp_min(np.log(FLOOR))
@@ -502,10 +507,10 @@ def fine_tuning_config(
     )
 
 
-def draw_pairs(
+def draw_mel_pairs(
     bench: Bench,
     strength: float = STRENGTH,
-) -> tuple[Pairs, Pairs]:  # with the recordings' own mels, with model-like ones
+) -> tuple[MelPairs, MelPairs]:  # with the recordings' own mels, with model-like ones
     "Random training windows, as many as there are trials, the picture of the moment as the query."
     store, synthesizer, rng = bench.store, bench.synthesizer("clipsynth"), numpy_rng("pairs")
     count = bench.profile.eval.samples
@@ -519,13 +524,13 @@ def draw_pairs(
     like = model_like_mels(
         synthesizer.diffusion, synthesizer.unet, mel, condition, seeds, strength
     )
-    samples = (sound.numpy() * 32_767).round().astype(np.int16)
-    return Pairs(samples, mel.numpy()), Pairs(samples, like.numpy())
+    samples = to_int16(sound)
+    return MelPairs(samples, mel.numpy()), MelPairs(samples, like.numpy())
 
 # %% ../nbs/04c_floor.ipynb #9fc10bc3
 def fine_tuned(
     bench: Bench,
-    pairs: Pairs,
+    pairs: MelPairs,
     config: TrainConfig,  # of `fine_tuning_config`
 ) -> Generator:  # folded, in evaluation mode
     "The published vocoder after fine-tuning on pairs; nothing is kept on disk."
@@ -566,7 +571,7 @@ def fine_tuning(
         vocoders = dict(
             zip(
                 TUNED,
-                [network, *(fine_tuned(bench, p, config) for p in draw_pairs(bench))],
+                [network, *(fine_tuned(bench, p, config) for p in draw_mel_pairs(bench))],
                 strict=True,
             )
         )
@@ -589,7 +594,7 @@ def fine_tuning(
         flat = {f"{k}/{name}": a for k, part in notes.items() for name, a in part.items()}
         short = {name: sound[:, : AUDIO.sample_rate * 2] for name, sound in sounds.items()}
         for name, sound in short.items():
-            flat[f"sounds/{name}"] = (sound.numpy() * 32_767).round().astype(np.int16)
+            flat[f"sounds/{name}"] = to_int16(sound)
         return {**flat, "sounds/trial": np.array(shown)}
 
     settings = {"train": config, "strength": STRENGTH, "sounds": TRIED_SOUNDS}

@@ -24,7 +24,6 @@ from clipsynth.core import (
     as_markdown,
     command_line,
     load_config,
-    load_weights,
     profile as get_profile,
     read_table,
     reports_dir,
@@ -89,7 +88,7 @@ def model_card(
 ) -> str:  # Markdown, with the Hub's header
     "The README of a shared model."
     parts = parts_of(dataset, model, profile, vocoder)
-    config = load_weights(parts["denoiser"])[1]
+    config = load_config(parts["denoiser"])
     voice = next(words for name, words in VOICES.items() if name in parts)
     tags = ["audio-generation", "text-to-audio", "diffusion", "clip"]
     tags += ["hifi-gan"] if "hifigan" in parts else []
@@ -131,12 +130,14 @@ def _about_data(dataset: str, profile: str) -> str:
 
 
 def _recipe(config: dict[str, Any]) -> str:
+    import pandas as pd
+
     made = config.get("made", {})
     told = {name: made.get(name) for name in ("command", "steps", "seconds", "device", "skipped")}
     told |= {f"`{name}`": value for name, value in made.get("train", {}).items()}
     told |= {"feature store": config.get("store")}
-    rows = [f"| {name} | {value} |" for name, value in told.items() if value is not None]
-    return "\n".join(["| setting | value |", "|---|---|", *rows])
+    rows = [(name, str(value)) for name, value in told.items() if value is not None]
+    return as_markdown(pd.DataFrame(rows, columns=["setting", "value"])).rstrip()
 
 
 def _results(dataset: str, model: str, profile: str) -> str:
@@ -161,10 +162,12 @@ def clip_card(
     licence: str = "apache-2.0",  # of the weights, as the Hub names it
 ) -> str:  # Markdown
     "The card of a MiniCLIP, its figures measured now; raises `UserError`."
+    import pandas as pd
+
     from clipsynth.miniclip import WORLDS, judged
 
-    encoder, titles = QueryEncoder(f"mini:{path}"), ["pictures", "zero-shot accuracy"]
-    rows = [[*titles, "distance of centroids", "matched cosine"], ["---"] * 4]
+    titles = ["pictures", "zero-shot accuracy", "distance of centroids", "matched cosine"]
+    encoder, rows = QueryEncoder(f"mini:{path}"), list[list[str]]()
     for dataset in WORLDS:
         for name, crowd in (("alone", (0.0, 0.0)), ("cluttered", (1.0, 0.0))):
             it = judged(encoder, dataset, crowd, 256)
@@ -176,7 +179,7 @@ def clip_card(
         "Data": "Drawn pictures of the mini worlds, compressed as a video compresses them, and captions "
         "written from what is true of each; all made from a seed.",
         "Training": _recipe(load_config(path)),
-        "Evaluation": "\n".join(f"| {' | '.join(row)} |" for row in rows),
+        "Evaluation": as_markdown(pd.DataFrame(rows, columns=titles)).rstrip(),
         "Licence": f"Weights: {licence}.",
         "Limits": CLIP_LIMITS,
     }

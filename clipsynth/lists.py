@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['READERS', 'OUTCOMES', 'PAPER_COUNTS', 'Video', 'check_id', 'check_label', 'read_music_list', 'read_vggsound_list',
-           'read_id_list', 'index_videos', 'find_video', 'read_folder', 'read_list', 'find_list', 'classify',
-           'download_options', 'fetch', 'read_outcomes', 'append_outcomes', 'download', 'download_dataset',
-           'outcome_counts', 'rot', 'rot_summary', 'split_of', 'leaking', 'compare_counts']
+           'read_id_list', 'index_videos', 'read_folder', 'read_list', 'find_list', 'classify', 'download_options',
+           'fetch', 'read_outcomes', 'append_outcomes', 'download', 'download_dataset', 'outcome_counts', 'rot',
+           'rot_summary', 'split_of', 'compare_counts']
 
 # %% ../nbs/00e_lists.ipynb #50247f25
 import csv
@@ -336,14 +336,6 @@ def _leads_inside(entry: os.DirEntry[str], base: Path) -> bool:
 def _name_of(relative: Path) -> str:
     letters = re.sub(r"[^A-Za-z0-9_]+", "-", relative.stem)[:40].strip("-")
     return f"{letters or 'video'}-{digest(unicodedata.normalize('NFC', relative.as_posix()))}"
-
-
-def find_video(
-    folder: str | Path,
-    video_id: str,  # file name without suffix
-) -> Path | None:
-    "The file of one video, whatever its container; None when it is not there."
-    return index_videos(folder, {check_id(video_id, str(folder))}).get(video_id)
 
 # %% ../nbs/00e_lists.ipynb #e9d00a22
 def read_folder(
@@ -786,16 +778,6 @@ def split_of(
         raise UserError(f"split {config.split!r}: choose official or hash")
     official = video.split if config.split == "official" else ""
     return official or hash_split(video.id, config.test_share)
-
-# %% ../nbs/00e_lists.ipynb #e9d00a58
-def leaking(
-    videos: Sequence[Video],
-) -> list[str]:  # ids, in the order of the list
-    "The videos that a list's own split has on both sides."
-    sides: dict[str, set[str]] = {}
-    for video in videos:
-        sides.setdefault(video.id, set()).add(video.split)
-    return [video for video, found in sides.items() if {"train", "test"} <= found]
 
 # %% ../nbs/00e_lists.ipynb #e9d00a64
 PAPER_COUNTS: dict[str, dict[str, float]] = {

@@ -352,12 +352,11 @@ def load_magnitude(
 ) -> MagnitudeNet:  # in evaluation mode
     "A trained magnitude network; raises `UserError` if the file is missing or of another model."
 
-    def build(config: MagnitudeConfig) -> MagnitudeNet:
-        return MagnitudeNet(config, audio or AUDIO)
+    def build(config: dict[str, Any]) -> MagnitudeNet:
+        check_mel(from_json(AudioConfig, config["audio"]), audio)
+        return MagnitudeNet(from_json(MagnitudeConfig, config["magnitude"]), audio or AUDIO)
 
-    network, config = load_network(path, "magnitude", MagnitudeConfig, build, device)
-    check_mel(from_json(AudioConfig, config["audio"]), audio)
-    return network
+    return load_network(path, "magnitude", build, device)[0]
 
 
 def load_vocoder(

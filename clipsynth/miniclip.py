@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PREPROCESS', 'MINI_CLIP', 'WORLDS', 'GAP', 'MATCHED', 'byte_symbols', 'spelled', 'learn_merges', 'joined',
-           'CaptionTokenizer', 'Bottleneck', 'AttentionPool', 'PictureTower', 'Attention', 'TextBlock', 'MiniClip',
+           'CaptionTokenizer', 'Bottleneck', 'AttentionPool', 'PictureTower', 'TokenAttention', 'TextBlock', 'MiniClip',
            'mini_clip', 'load_mini_clip', 'through_video', 'picture_block', 'picture_pool', 'jitter',
-           'contrastive_loss', 'geometry', 'scale_at', 'MiniClipTask', 'zero_shot', 'judged']
+           'contrastive_loss', 'geometry', 'scale_at', 'MiniClipTask', 'zero_shot_accuracy', 'judged']
 
 # %% ../nbs/00j_miniclip.ipynb #00740454
 import html
@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from .captions import Seen, caption, words_of
-from .core import Profile, UserError, load_weights, numpy_rng, possible_workers
+from .core import Profile, load_network, numpy_rng, possible_workers
 from .query import MEAN, STD, check_texts, normalized, prompt
 
 # %% ../nbs/00j_miniclip.ipynb #4abf0b12
@@ -265,7 +265,7 @@ class PictureTower(nn.Module):
         return self.attnpool(self.places(x))
 
 # %% ../nbs/00j_miniclip.ipynb #154a42d0
-class Attention(nn.Module):
+class TokenAttention(nn.Module):
     """Self-attention from left to right, with the parameters of torch's `MultiheadAttention`."""
 
     def __init__(self, width: int, heads: int):
@@ -287,7 +287,7 @@ class TextBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, depth: int):
         super().__init__()
-        self.ln_1, self.attn = nn.LayerNorm(width), Attention(width, heads)
+        self.ln_1, self.attn = nn.LayerNorm(width), TokenAttention(width, heads)
         wide, back = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         self.ln_2, self.mlp = nn.LayerNorm(width), nn.ModuleDict({"c_fc": wide, "c_proj": back})
         nn.init.zeros_(self.attn.out_proj.bias)
@@ -375,11 +375,7 @@ def load_mini_clip(
     path: str | Path,
 ) -> tuple[MiniClip, CaptionTokenizer, list[str]]:
     """A trained MiniCLIP, its tokenizer and the labels of its pictures; raises UserError."""
-    state, config = load_weights(path)
-    if config.get("model") != "miniclip":
-        raise UserError(f"{path} holds {config.get('model')!r}, not a MiniCLIP: give another file")
-    clip = mini_clip(config)
-    clip.load_state_dict(state)
+    clip, config = load_network(path, "merges", mini_clip)
     context = config["architecture"]["text_cfg"]["context_length"]
     return clip, CaptionTokenizer(config["merges"], context), config["names"]
 
@@ -560,7 +556,7 @@ class MiniClipTask:
         }
 
 # %% ../nbs/00j_miniclip.ipynb #99e42aaa
-def zero_shot(
+def zero_shot_accuracy(
     encoder: Any,  # a `QueryEncoder`
     images: torch.Tensor,  # (n, width), unit norm
     truth: Sequence[Seen],  # what they show, of one world
@@ -584,5 +580,5 @@ def judged(
     rng, images = numpy_rng("captions held out"), encoder.image(pictures)
     texts = encoder.text([caption(seen, rng).text for seen in truth])
     gap, matched = map(float, geometry(images, texts))
-    told = {"accuracy": zero_shot(encoder, images, truth), "gap": gap, "matched": matched}
+    told = {"accuracy": zero_shot_accuracy(encoder, images, truth), "gap": gap, "matched": matched}
     return {**told, "truth": truth, "images": images, "texts": texts}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['YAMNET', 'WINDOW', 'STEP', 'GENERIC', 'MEANINGS', 'FIRST', 'CLIPS', 'AXES', 'yamnet_file', 'Yamnet', 'likeliest',
-           'place_of', 'is_heard', 'clips_of', 'world_heard', 'words_of', 'axes_of', 'outside_notes', 'outside_records']
+           'place_of', 'is_heard', 'clips_of', 'world_heard', 'unpacked', 'axes_of', 'outside_notes', 'outside_records']
 
 # %% ../nbs/04g_outside.ipynb #4a6e0003
 import csv
@@ -239,8 +239,7 @@ def world_heard(
         ear, clips = bench.get("yamnet", Yamnet), clips_of(bench)
         names, said, place, alone = [list(clips)[number] for number in some], [], [], []
         for name in names:
-            waves = bench.store.audio[clips[name]].astype(np.float32) / 32_767
-            each = [ear.hear(wave)[0] for wave in waves]
+            each = [ear.hear(wave)[0] for wave in bench.store.waveform(clips[name])]
             scores = np.mean(each, 0)
             likely = likeliest(ear.words, scores, MEANINGS.get(name, ()))
             said.append("; ".join(likely[:FIRST]))
@@ -264,7 +263,7 @@ def _packed(texts: Sequence[str], width: int = 160) -> np.ndarray:
     return np.stack(rows)
 
 
-def words_of(
+def unpacked(
     packed: np.ndarray,  # (count, width) uint8
 ) -> list[str]:
     "The texts that a record keeps as bytes."

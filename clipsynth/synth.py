@@ -331,7 +331,9 @@ def load_denoiser(
     device: torch.device | str = "cpu",
 ) -> tuple[UNet, Diffusion]:
     "A trained U-Net in evaluation mode and its diffusion process; raises `UserError`."
-    unet, config = load_network(path, "unet", UNetConfig, UNet, device)
+    unet, config = load_network(
+        path, "unet", lambda config: UNet(from_json(UNetConfig, config["unet"])), device
+    )
     return unet, Diffusion(from_json(DiffusionConfig, config["diffusion"]))
 
 # %% ../nbs/03a_synth.ipynb #e0d10002

@@ -37,7 +37,7 @@ from clipsynth.core import (
     weights_file,
     write_text,
 )
-from .audio import AUDIO, from_int16, log_mel, normalize
+from .audio import AUDIO, cut_windows, from_int16, log_mel, normalize
 from .data import Store
 from .diffusion import Diffusion, training_steps
 from .magnitude import MagnitudeNet, magnitude_losses, magnitudes
@@ -139,8 +139,7 @@ class MelTask:
             column = self.sent(start)[:, None] + torch.arange(AUDIO.frames, device=self.device)
             window = self.mel[rows].gather(2, column[:, None].expand(-1, AUDIO.mels, -1))
         else:
-            cuts = zip(rows.tolist(), start, strict=True)
-            window = self.sent(np.stack([self.mel[r, :, s : s + AUDIO.frames] for r, s in cuts]))
+            window = self.sent(cut_windows(self.mel, rows.tolist(), start))
         condition = as_condition(self.queries(rows, start, rng))
         return {"mel": normalize(window.float())[:, None], "condition": condition}
 
@@ -206,7 +205,7 @@ class DiffusionTask(MelTask):
         model: str = "clipsynth",  # whose recipe says how the steps t are drawn
     ):
         super().__init__(profile, dataset, text_share, dropped, device)
-        self.unet_config, self.diffusion_config = profile.unet_of(dataset), profile.diffusion
+        self.unet_config, self.diffusion_config = profile.unet, profile.diffusion
         self.diffusion = Diffusion(profile.diffusion)
         self.prompt, self.law = prompt_of(profile, dataset), profile.train_of(dataset, model).noise
         with torch.random.fork_rng(devices=[]):

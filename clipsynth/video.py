@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .audio import AUDIO, log_mel, to_int16
+from .audio import AUDIO, FULL_SCALE, from_int16, log_mel, to_int16
 from .core import AudioConfig, DataConfig
 
 # %% ../nbs/00f_video.ipynb #1ab3a286
@@ -519,7 +519,7 @@ def level_db(
     sound: np.ndarray,  # (..., samples) int16
 ) -> np.ndarray:  # (...,) decibels below full scale; -120 for digital silence
     "Root-mean-square level."
-    power = np.square(sound.astype(np.float64) / 32_767).mean(axis=-1)
+    power = np.square(sound.astype(np.float64) / FULL_SCALE).mean(axis=-1)
     return 10 * np.log10(np.maximum(power, 1e-12))
 
 # %% ../nbs/00f_video.ipynb #4aaeb26d
@@ -645,7 +645,7 @@ def _arrays(
     pieces = sound[: len(kept) * length].reshape(-1, length)
     first = _frames(video, 0, config)
     frames = video.pictures[: len(kept) * len(first)].reshape(-1, *first.shape)
-    mel = [log_mel(torch.from_numpy(one / np.float32(32_767)), audio).numpy() for one in pieces]
+    mel = [log_mel(torch.from_numpy(from_int16(one)), audio).numpy() for one in pieces]
     return {
         "audio": pieces,
         "frames": frames,

@@ -6,10 +6,10 @@
 __all__ = ['SLOPE', 'LAST_SLOPE', 'RESBLOCKS', 'VOCODER', 'RESIDUAL_BLOCKS', 'WHITE', 'PERIODS', 'SCALE_LAYERS', 'Opinions',
            'FEATURE_WEIGHT', 'MEL_WEIGHT', 'vocoder_problems', 'check_vocoder', 'mel_problems', 'check_mel', 'as_row',
            'Convolution', 'Upsampling', 'convolution', 'upsampling', 'ResidualBlock1', 'ResidualBlock2', 'Generator',
-           'fold', 'receptive_field', 'scaled', 'PeriodDiscriminator', 'ScaleDiscriminator', 'Discriminators', 'sum_of',
-           'discriminator_loss', 'generator_loss', 'feature_loss', 'mel_loss', 'decay_per_step', 'vocode',
-           'load_generator', 'official_state', 'load_official_state', 'from_official_config', 'official_config',
-           'load_official', 'load_official_discriminators', 'save_official']
+           'fold', 'scaled', 'PeriodDiscriminator', 'ScaleDiscriminator', 'Discriminators', 'sum_of',
+           'discriminator_loss', 'generator_loss', 'feature_loss', 'mel_loss', 'vocode', 'load_generator',
+           'official_state', 'load_official_state', 'from_official_config', 'official_config', 'load_official',
+           'load_official_discriminators', 'save_official']
 
 # %% ../nbs/02_vocoder.ipynb #2acd170f
 import json
@@ -34,7 +34,7 @@ from clipsynth.core import (
     UserError,
     VocoderConfig,
     from_json,
-    load_weights,
+    load_network,
     torch_rng,
     write_atomic,
     write_text,
@@ -339,23 +339,6 @@ def fold(
             parametrize.remove_parametrizations(part, "weight")
     return module.eval()
 
-# %% ../nbs/02_vocoder.ipynb #2fb35257
-def receptive_field(
-    config: VocoderConfig = VOCODER,  # generator sizes
-) -> float:  # mel frames, on average over the samples of a frame
-    "How many mel frames one output sample can see, walking back from the output."
-    again = 2 if str(config.resblock) == "1" else 1
-    blocks = zip(config.resblock_kernels, config.resblock_dilations, strict=True)
-    widest = max(
-        (size - 1) * (sum(steps) + (len(steps) if again == 2 else 0)) for size, steps in blocks
-    )
-    field = 7.0
-    for rate, kernel in zip(
-        config.upsample_rates[::-1], config.upsample_kernels[::-1], strict=True
-    ):
-        field = (field + widest - 1 + kernel) / rate
-    return field + 6
-
 # %% ../nbs/02_vocoder.ipynb #3b4c3736
 PERIODS = (2, 3, 5, 7, 11)
 
@@ -528,14 +511,6 @@ def mel_loss(
             target = to_log_mel(real.float(), audio)
         return (to_log_mel(fake.float(), audio) - target).abs().mean()
 
-# %% ../nbs/02_vocoder.ipynb #bb5ffbaf
-def decay_per_step(
-    decay: float = 0.999,  # learning-rate factor of one epoch
-    epoch_steps: int = 809,  # steps in an epoch of the reference (12,950 files, batch 16)
-) -> float:  # learning-rate factor of one step
-    "The reference's decay per epoch, freed from the size of the data set."
-    return decay ** (1 / epoch_steps)
-
 # %% ../nbs/02_vocoder.ipynb #0ce45db0
 @torch.inference_mode()
 def vocode(
@@ -565,24 +540,18 @@ def load_generator(
     audio: AudioConfig | None = None,  # the front end that it must fit, if known
 ) -> Generator:  # folded, in evaluation mode
     "A trained generator, ready to use; `UserError` if the file is missing or of another model."
-    state, config = load_weights(Path(path))
-    if "vocoder" not in config:
-        raise UserError(f"{path}: no 'vocoder' in its configuration, so these are not its weights")
-    generator = Generator(from_json(VocoderConfig, config["vocoder"]))
-    if "audio" in config:
-        generator.audio = from_json(AudioConfig, config["audio"])
-    check_vocoder(generator.config, audio)
-    check_mel(generator.audio, audio)
-    if not any("parametrizations" in name for name in state):
-        fold(generator)
-    try:
-        generator.load_state_dict(state)
-    except RuntimeError as error:
-        raise UserError(
-            f"{path}: weights do not fit their own configuration: fetch or train it again"
-        ) from error
-    fold(generator)
-    return generator.to(device)
+
+    def build(config: dict[str, Any]) -> Generator:
+        generator = Generator(from_json(VocoderConfig, config["vocoder"]))
+        if "audio" in config:
+            generator.audio = from_json(AudioConfig, config["audio"])
+        check_vocoder(generator.config, audio)
+        check_mel(generator.audio, audio)
+        return generator
+
+    generator: Generator = load_network(path, "vocoder", build, device)[0]
+    fold(generator.requires_grad_(True))  # what is frozen would fold into buffers
+    return generator
 
 # %% ../nbs/02_vocoder.ipynb #c1e4c010
 _KEPT = {

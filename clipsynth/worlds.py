@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['INSTRUMENTS', 'TABLE', 'ROOM_LEVEL', 'SHAPES', 'Traits', 'Tone', 'Stroke', 'Touch', 'Look', 'Instrument',
-           'instrument', 'Note', 'register', 'spectrum', 'modes', 'ring', 'plucked', 'polynomial', 'period', 'controls',
-           'sustained', 'drum_voice', 'drummed', 'scale', 'melody', 'score', 'body_gain', 'body', 'room', 'room_tone',
+           'instrument', 'Note', 'register', 'spectrum', 'modes', 'ring', 'plucked', 'period', 'controls', 'sustained',
+           'drum_voice', 'drummed', 'scale', 'melody', 'notes_of', 'body_gain', 'body', 'room_answer', 'room_tone',
            'fast_length', 'play', 'Sketch', 'Paint', 'paint_of', 'Scene', 'motion_marks', 'lit', 'picture', 'draw',
-           'Piece', 'plan', 'video_ids', 'soundtrack', 'frames', 'write_video', 'render_video', 'render_all',
+           'Piece', 'plan_pieces', 'video_ids', 'soundtrack', 'frames', 'write_video', 'render_video', 'render_all',
            'claim_folder', 'render_world']
 
 # %% ../nbs/00b_worlds.ipynb #414a5551
@@ -706,19 +706,6 @@ def plucked(
     return wave
 
 # %% ../nbs/00b_worlds.ipynb #3848c4fb
-def polynomial(
-    amplitudes: np.ndarray,  # (partials,) of z, z ** 2, z ** 3 and so on
-    z: np.ndarray,  # (samples,) complex64
-) -> np.ndarray:  # (samples,) float32
-    "Imaginary part of the sum of amplitudes[k - 1] * z ** k, by Horner's rule."
-    total = np.full_like(z, amplitudes[-1])
-    for amplitude in amplitudes[-2::-1]:
-        total *= z
-        total += amplitude
-    total *= z
-    return total.imag
-
-
 TABLE = 4096  # samples of one period: enough that the nearest one is near
 
 
@@ -975,7 +962,7 @@ def _rhythm(
     return notes
 
 # %% ../nbs/00b_worlds.ipynb #00a10c5c
-def score(
+def notes_of(
     recipe: Instrument,  # what plays
     traits: Traits,  # size moves the register, tempo the beat
     seconds: float,  # length of the piece
@@ -1034,7 +1021,7 @@ def body(
     return answer
 
 
-def room(
+def room_answer(
     rng: np.random.Generator,  # how large and how live it is
     sample_rate: int = 16000,  # in Hz
 ) -> np.ndarray:  # (samples,) impulse response, at most 0.4 s
@@ -1084,8 +1071,8 @@ def play(
 ) -> np.ndarray:  # (samples,) float32 in [-1, 1]
     "One piece of music without leading silence; raises UserError for an unknown instrument."
     recipe, samples = instrument(name), round(seconds * sample_rate)
-    notes, tone = score(recipe, traits, seconds, rng), recipe.tone
-    here = body(tone, traits, rng, sample_rate), room(rng, sample_rate)
+    notes, tone = notes_of(recipe, traits, seconds, rng), recipe.tone
+    here = body(tone, traits, rng, sample_rate), room_answer(rng, sample_rate)
     if recipe.touch.patterns:
         dry = drummed(recipe.touch.strokes, notes, samples, rng, sample_rate)
     else:
@@ -1573,7 +1560,7 @@ class Piece:
     traits: Traits  # size and warmth belong to the video, tempo to the piece
 
 
-def plan(
+def plan_pieces(
     video: str,  # its 11-character id
     config: WorldConfig,  # its length and seed
 ) -> list[Piece]:
@@ -1618,7 +1605,7 @@ def soundtrack(
     "The whole sound of a video: pieces, and room tone between them."
     rng = numpy_rng("sound", video, seed=config.seed)
     sound = room_tone(round(config.seconds * sample_rate), rng, sample_rate)
-    for piece in plan(video, config):
+    for piece in plan_pieces(video, config):
         wave = play(name, piece.traits, piece.end - piece.start, rng, sample_rate)
         start = round(piece.start * sample_rate)
         sound[start : start + len(wave)] = wave[: len(sound) - start]
@@ -1635,7 +1622,7 @@ def frames(
 ) -> Iterator[np.ndarray]:  # (picture, picture, 3) uint8 each
     "The pictures of a video: one scene, an instrument that sways while it plays."
     scene = Scene.sample(numpy_rng("scene", video, seed=config.seed))
-    pieces = plan(video, config)
+    pieces = plan_pieces(video, config)
     repeat = max(1, config.frame_rate // _POSES)
     image = np.zeros(0)
     for index in range(round(config.seconds * config.frame_rate)):
@@ -1751,7 +1738,7 @@ def _truth(listed: dict[str, list[str]], config: WorldConfig) -> str:
     rows.writerow(_TRUTH)
     for name, videos in listed.items():
         for video in videos:
-            for piece in plan(video, config):
+            for piece in plan_pieces(video, config):
                 traits = [f"{value:.4f}" for value in asdict(piece.traits).values()]
                 rows.writerow([video, piece.start, piece.end, name, *traits])
     return text.getvalue()

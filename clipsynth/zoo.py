@@ -9,7 +9,6 @@ __all__ = ['GUIDANCE', 'ANY', 'TARGETS', 'PAGE', 'trained', 'members', 'birth_ce
 
 # %% ../nbs/04d_zoo.ipynb #4d200003
 import base64
-import html
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -329,13 +328,21 @@ def heard_and_seen(
     return shown
 
 # %% ../nbs/04d_zoo.ipynb #4d200017
-def _figure(mel: np.ndarray, sound: np.ndarray, caption: str) -> str:
-    picture, audio = (base64.b64encode(data).decode() for data in (png(mel), mp3(sound)))
-    return (
-        f'<figure><img src="data:image/png;base64,{picture}" alt="mel spectrogram, {caption}">'
-        f'<audio controls preload="none" src="data:audio/mpeg;base64,{audio}"></audio>'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="made-from" content="{{ key }}"><title>{{ title }}</title><style>
+body{font-family:sans-serif;margin:2em}div{display:flex;flex-wrap:wrap;gap:.6em}
+figure{margin:0;width:11em}img{width:100%;image-rendering:pixelated}audio{width:100%}
+</style></head>
+<body><h1>{{ title }}</h1>
+{% for text in about %}<p>{{ text }}</p>
+{% endfor %}{% for name, figures in classes.items() %}<h2>{{ name }}</h2>
+<div>{% for word, picture, audio in figures -%}
+<figure><img src="data:image/png;base64,{{ picture }}" alt="mel spectrogram, {{ word }}">
+<audio controls preload="none" src="data:audio/mpeg;base64,{{ audio }}"></audio>
+<figcaption>{{ word }}</figcaption></figure>
+{%- endfor %}</div>
+{% endfor %}</body></html>
+"""
 
 
 def page_of(
@@ -345,23 +352,16 @@ def page_of(
     key: str = "",  # what the page was made from
 ) -> str:  # HTML
     "A page that needs no other file: for each class its real and its generated moments."
-    rows = []
+    from jinja2 import Template
+
+    classes: dict[str, list[tuple[str, ...]]] = {name: [] for name in shown}
     for name, sides in shown.items():
-        named = zip(sides, ("real", "generated"), strict=True)
-        figures = [_figure(*one, word) for side, word in named for one in side]
-        rows.append(f"<h2>{html.escape(name)}</h2>\n<div>{''.join(figures)}</div>")
-    style = (
-        "body{font-family:sans-serif;margin:2em}div{display:flex;flex-wrap:wrap;gap:.6em}"
-        "figure{margin:0;width:11em}img{width:100%;image-rendering:pixelated}audio{width:100%}"
-    )
-    paragraphs = "".join(f"<p>{html.escape(text)}</p>\n" for text in about)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="made-from" content="{html.escape(key)}"><title>{html.escape(title)}'
-        f"</title><style>{style}</style></head>\n<body><h1>{html.escape(title)}</h1>\n{paragraphs}"
-        + "\n".join(rows)
-        + "\n</body></html>\n"
-    )
+        for word, side in zip(("real", "generated"), sides, strict=True):
+            for mel, sound in side:
+                data = (base64.b64encode(file).decode() for file in (png(mel), mp3(sound)))
+                classes[name].append((word, *data))
+    page = Template(_PAGE, autoescape=True, keep_trailing_newline=True)
+    return page.render(key=key, title=title, about=about, classes=classes)
 
 # %% ../nbs/04d_zoo.ipynb #4d200026
 PAGE = 1  # version of the page, raised by hand when it is meant to change

@@ -146,7 +146,7 @@ def test_every_form_says_the_same(name: str, tmp_path: Path) -> None:
 
 UNKNOWN = {"unet.chanels": "unet.channels", "learning-rate": "train.learning_rate", "clpi": "clip",
            "data.testshare": "data.test_share", "train.hifigam.steps": "train.steps",
-           "unets.mini-vggsound.width": "", "name": "", "settings": ""}
+           "unets.mini-vggsound.channels": "", "name": "", "settings": ""}
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -158,12 +158,12 @@ def test_an_unknown_name_gets_the_nearest(name: str, capsys: pytest.CaptureFixtu
 
 
 def test_the_one_that_says_more_wins(tmp_path: Path) -> None:
-    (tmp_path / "my.yaml").write_text("train: {steps: 5, hifigan: {steps: 6}}\nunets.mini-vggsound.channels: 16\n")
+    (tmp_path / "my.yaml").write_text("train: {steps: 5, hifigan: {steps: 6}}\nunet.channels: 16\n")
     words = ["hifigan", "--config", str(tmp_path / "my.yaml")]
     profile = understood("train", [*words, "--train.mel-net.steps=9", "batch=2"])[1]
     steps = {model: profile.train_of("mini-music", model).steps for model in ("clipsynth", "hifigan", "mel-net")}
     assert steps == {"clipsynth": 5, "hifigan": 6, "mel-net": 9}
-    assert [profile.unet_of(name).channels for name in ("mini-music", "mini-vggsound")] == [32, 16]
+    assert profile.unet.channels == 16
     assert {recipe.batch for recipe in profile.train.values()} == {2}
     assert understood("train", [*words, "steps=7"])[1].train["hifigan"].steps == 7
 

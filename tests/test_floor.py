@@ -19,7 +19,7 @@ from clipsynth.core import (
     weights_file,
 )
 from clipsynth.diffusion import Diffusion
-from clipsynth.floor import FineTuneTask, Pairs, fine_tuning_config, in_tune, model_like_mels, pitch
+from clipsynth.floor import FineTuneTask, MelPairs, fine_tuning_config, in_tune, model_like_mels, pitch
 from clipsynth.magnitude import griffin_lim
 from clipsynth.train import Trainer, run
 from clipsynth.unet import UNet
@@ -91,7 +91,7 @@ def task(monkeypatch: pytest.MonkeyPatch, tmp_path) -> FineTuneTask:
     save_weights(path, Generator(smoke.hifigan), {"vocoder": smoke.hifigan})
     sound = torch.randn(3, 65_536, generator=torch_rng("pairs")) * 0.1
     samples = (sound.numpy() * 32_767).round().clip(-32_767, 32_767).astype(np.int16)
-    return FineTuneTask(smoke, "noise", Pairs(samples, normalize(log_mel(sound)).numpy()), alone=9)
+    return FineTuneTask(smoke, "noise", MelPairs(samples, normalize(log_mel(sound)).numpy()), alone=9)
 
 
 def test_fine_tuning_begins_at_the_published_weights_and_moves_on(task: FineTuneTask, tmp_path) -> None:

@@ -268,14 +268,9 @@ def test_the_shortest_sound() -> None:
 def test_files_that_hold_no_sound(tmp_path: Path) -> None:
     import soundfile
 
-    from clipsynth.baselines import read_folder
-
     for name, wrong in (("scaled", SOUND * 32_767), ("nan", SOUND * np.float32(np.nan)), ("empty", SOUND[:0])):
         soundfile.write(tmp_path / f"{name}.wav", wrong, 16_000, subtype="FLOAT")
         line(lambda name=name: audio.load_audio(tmp_path / f"{name}.wav"), f"{name}.wav")
-    audio.save_audio(tmp_path / "good.wav", SOUND)
-    found = read_folder(tmp_path)
-    assert found.names == ["good.wav"] and set(found.skipped) == {"scaled.wav", "nan.wav", "empty.wav"}
 
 
 def test_where_a_sound_cannot_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,8 +339,8 @@ def test_files_of_another_model(tmp_path: Path) -> None:
 
     good = {name: weights_file("mini", "mini-music", name) for name in ("clipsynth", "hifigan")}
     line(lambda: load_denoiser(good["hifigan"]), "'hifigan', which has no unet")
-    line(lambda: load_generator(good["clipsynth"]), "no 'vocoder'")
-    line(lambda: QueryEncoder(f"mini:{good['clipsynth']}"), "'clipsynth', not a MiniCLIP")
+    line(lambda: load_generator(good["clipsynth"]), "has no vocoder")
+    line(lambda: QueryEncoder(f"mini:{good['clipsynth']}"), "'clipsynth', which has no merges")
     for name, load in (("clipsynth", load_denoiser), ("hifigan", load_generator)):
         state, config = load_weights(good[name])
         state.popitem()

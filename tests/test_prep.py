@@ -45,7 +45,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fresh_copy(world: Path, folder: Path) -> Path:
     """The world again, without its store."""
-    shutil.copytree(world, folder / "mine", ignore=shutil.ignore_patterns("features", ".lock"))
+    shutil.copytree(world, folder / "mine", ignore=shutil.ignore_patterns("features"))
     return folder / "mine"
 
 
@@ -125,7 +125,7 @@ def test_parts_make_the_whole(world: Path, unbroken: dict[str, str], tmp_path: P
     made = [data.prepare_part("mine", f"{number}/3", "mini", workers=0) for number in (1, 2, 3)]
     assert sum(made) == 10 and min(made) > 0
     videos = read_list(folder / "list.json")
-    jobs = data.plan(videos, folder / "videos", folder / "features", 64)
+    jobs = data.plan_shards(videos, folder / "videos", folder / "features", 64)
     assert data.pending(jobs) == []
     run(BIN / "clipsynth", "prep", "mine", CLIPSYNTH_DATA=tmp_path)
     assert contents(folder / "features") == unbroken
@@ -340,7 +340,7 @@ def test_a_file_that_cannot_be_opened_costs_its_row(
 def test_a_file_that_goes_away_meanwhile_is_missing(world: Path, tmp_path: Path) -> None:
     folder = fresh_copy(world, tmp_path)
     videos = read_list(folder / "list.json")
-    jobs = data.plan(videos, folder / "videos", folder / "features", 64)
+    jobs = data.plan_shards(videos, folder / "videos", folder / "features", 64)
     job = next(job for job in jobs if job.path and "kept" == data.make_shard(replace(job, folder=str(tmp_path))))
     moved = Path(job.path).rename(tmp_path / "elsewhere.mp4")
     data.make_shards(data.pending(jobs), workers=0)
@@ -395,12 +395,15 @@ def read_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("replace", "rename", "unlink", "remove", "rmdir", "utime", "truncate"):
         monkeypatch.setattr(os, name, guarded(getattr(os, name), lambda *_, **__: True))
     monkeypatch.setattr(os, "mkdir", guarded(os.mkdir, lambda *_, **__: True))
+    monkeypatch.setattr(os, "open", guarded(os.open, lambda flags, *_, **__: flags & (os.O_WRONLY | os.O_RDWR)))
+    inside, access = str(folder), os.access
+    monkeypatch.setattr(os, "access", lambda path, mode, **named:
+                        access(path, mode, **named) and not (mode & os.W_OK and str(path).startswith(inside)))
 
 
 def test_a_complete_store_is_read_from_a_read_only_disk(
         world: Path, unbroken: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(world, tmp_path / "mine")
-    (tmp_path / "mine/.lock").unlink()
     (tmp_path / "mine/features/embedding.txt").write_text("another CLIP's\n")
     (tmp_path / "empty").mkdir()
     shutil.copy(world / "list.json", tmp_path / "empty/list.json")
@@ -409,7 +412,7 @@ def test_a_complete_store_is_read_from_a_read_only_disk(
         read_only(tmp_path, patch)
         store = data.prepare_dataset("mine")
         assert len(store) == len(store.embedding) > 0 and store.mel.any() and store.audio.any()
-        with pytest.raises(UserError, match="cannot write to .*empty.*CLIPSYNTH_DATA"):
+        with pytest.raises(UserError, match="cannot write .*empty.*check the folder"):
             data.prepare_dataset("empty")
     assert not (tmp_path / "mine/.lock").exists()
 
