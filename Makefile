@@ -12,7 +12,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))
 export PYTHONUTF8 := 1
 
-.PHONY: help reports test readme notebooks docs lab constraints clean
+.PHONY: help reports test readme notebooks docs lab hooks constraints lock clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,7 @@ notebooks: $(READY)  ## export, then run every notebook in place from a clean ke
 	@$(BIN)/python -c 'from nbdev.doclinks import nbdev_export; nbdev_export()'
 	@$(BIN)/python .ci/notebooks.py refresh $(NAMES)
 	@$(BIN)/python .ci/readme.py
+	@$(BIN)/python .ci/architecture.py
 
 docs: $(READY)  ## build the site in _docs/ (needs Quarto 1.7, e.g. from environment.yml)
 	@command -v quarto > /dev/null || { echo "make docs needs Quarto 1.7: conda env create -f environment.yml" >&2; exit 1; }
@@ -40,8 +41,14 @@ docs: $(READY)  ## build the site in _docs/ (needs Quarto 1.7, e.g. from environ
 lab: $(READY)  ## open the notebooks in JupyterLab
 	@$(BIN)/python -m jupyterlab nbs
 
+hooks: $(READY)  ## check notebooks and code before each commit, from now on
+	@$(BIN)/pre-commit install
+
 constraints: $(READY)  ## pin the versions installed in .venv
 	@$(BIN)/python .ci/constraints.py
+
+lock: $(READY)  ## write requirements.lock, for uv, from those pins (needs uv)
+	@$(BIN)/python .ci/lock.py
 
 clean:  ## remove what can be built again, except .venv and data
 	rm -rf _docs _proc reports/runs reports/smoke data/smoke .pytest_cache .ruff_cache .mypy_cache build *.egg-info nbs/.last_checked

@@ -1,5 +1,6 @@
 """Run notebooks headless: `reports NAME...` copies to reports/runs/, `refresh [NAME...]` works in place."""
 import argparse
+import base64
 import json
 import os
 import sys
@@ -38,6 +39,14 @@ def execute(source: Path, target: Path, parameters: dict | None = None) -> str:
     return ""
 
 
+def light(data: dict) -> None:
+    """The picture of an output in its own 256 colours: a clone is to stay light."""
+    from clipsynth.core import small_png
+
+    if "image/png" in data:
+        data["image/png"] = base64.b64encode(small_png(base64.b64decode(data["image/png"]))).decode()
+
+
 def keep_outputs(notebook: Path, executed: Path) -> bool:
     """Take the outputs of an executed copy, and nothing else of it; returns whether the notebook changed."""
     from nbdev.clean import clean_nb
@@ -49,6 +58,8 @@ def keep_outputs(notebook: Path, executed: Path) -> bool:
     for cell in content["cells"]:
         if cell["cell_type"] == "code":
             cell["outputs"] = outputs[cell["id"]]
+            for output in cell["outputs"]:
+                light(output.get("data", {}))
     clean_nb(content, allowed_cell_metadata_keys=["tags"])
     after = json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False) + "\n"
     if after != before:

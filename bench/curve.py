@@ -65,9 +65,10 @@ def looked_at(state: dict, held_out: HeldOut, probe: SecondOpinion) -> Row:
 
 
 def snapshots(folder: Path) -> list[tuple[str, int, Path]]:  # model, step, file
-    """The states of a world in a folder, by step."""
+    """The states of a world in a folder, by step, of the models that learned from pictures."""
     named = [(*path.stem.rpartition("-")[::2], path) for path in folder.glob("*-*.pt")]
-    return sorted((model, int(step), path) for model, step, path in named if step.isdigit())
+    shown = [one for one in named if one[1].isdigit() and not one[0].startswith("clipsynth-text")]  # it saw no picture
+    return sorted((model, int(step), path) for model, step, path in shown)
 
 
 def measure(world: str, folder: Path, chosen: Profile, most: int, results: Path) -> None:

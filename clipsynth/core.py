@@ -11,8 +11,8 @@ __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'SHARED', '
            'pick_device', 'threads', 'possible_workers', 'autocast_dtype', 'write_atomic', 'check_writable',
            'write_text', 'lock', 'digest', 'code_digest', 'out_of_memory', 'cannot_read', 'save_weights',
            'load_weights', 'load_network', 'load_config', 'progress', 'launched', 'check_launcher', 'first_process',
-           'notice', 'entry', 'command_line', 'notebook_digest', 'made_with', 'plot_style', 'Estimate', 'as_markdown',
-           'read_table', 'Report', 'provenance', 'reported_values']
+           'notice', 'entry', 'command_line', 'notebook_digest', 'made_with', 'plot_style', 'Estimate', 'small_png',
+           'as_markdown', 'read_table', 'Report', 'provenance', 'reported_values']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -20,6 +20,7 @@ import atexit
 import errno
 import hashlib
 import inspect
+import io
 import json
 import math
 import os
@@ -1303,8 +1304,6 @@ def plot_style() -> None:
         {
             "figure.dpi": 80,
             "savefig.dpi": 110,
-            "svg.hashsalt": "clipsynth",
-            "svg.fonttype": "none",
             "image.cmap": "magma",
             "axes.grid": False,
             "figure.constrained_layout.use": True,
@@ -1365,12 +1364,26 @@ class Estimate:
         return f"{moved} {interval}{perfect}"
 
 # %% ../nbs/00_core.ipynb #e002dbef
-def _same_picture(a: Path, b: Path) -> bool:
+def small_png(
+    data: bytes,  # a png file
+) -> bytes:
+    "The same picture in its own 256 colours, on white, where that makes the file smaller."
     from PIL import Image
 
-    if not a.exists():
-        return False
-    first, second = (np.asarray(Image.open(p).convert("RGB"), dtype=np.int16) for p in (a, b))
+    image = Image.open(io.BytesIO(data))
+    flat = Image.new("RGB", image.size, "white")
+    flat.paste(image, mask=image.getchannel("A") if "A" in image.getbands() else None)
+    few = flat.quantize(256, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    packed = io.BytesIO()
+    few.save(packed, "PNG", optimize=True)
+    return min(data, packed.getvalue(), key=len)
+
+
+def _same_picture(a: bytes, b: bytes) -> bool:
+    from PIL import Image
+
+    pictures = (Image.open(io.BytesIO(data)).convert("RGB") for data in (a, b))
+    first, second = (np.asarray(picture, dtype=np.int16) for picture in pictures)
     return first.shape == second.shape and bool((np.abs(first - second).max(-1) > 24).mean() < 1e-3)
 
 # %% ../nbs/00_core.ipynb #e57a0005
@@ -1558,23 +1571,15 @@ class Report:
         caption: str,
         alt: str = "",  # what a reader who cannot see it should know
     ) -> None:
-        "Write a figure as png and svg, and keep the old files when nothing visible changed."
+        "Write a figure as png, and keep the old file when nothing visible changed."
         base = self.folder / "figures" / f"{name}{self.part}"
-        fresh = write_atomic(
-            base.with_name(f".{base.name}-fresh.png"),
-            lambda part: figure.savefig(part, metadata={"Software": None}),
-        )
-        if _same_picture(base.with_suffix(".png"), fresh):
-            fresh.unlink()
-        else:
-            os.replace(fresh, base.with_suffix(".png"))
-            write_atomic(
-                base.with_suffix(".svg"), lambda part: figure.savefig(part, metadata={"Date": None})
-            )
-        for suffix in (".png", ".svg"):
-            self._note(
-                base.with_suffix(suffix), f"{caption} Profile: {self.profile}.", alt or caption
-            )
+        path, told = base.with_suffix(".png"), f"{caption} Profile: {self.profile}."
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", metadata={"Software": None})
+        fresh = small_png(drawn.getvalue())
+        if not (path.exists() and _same_picture(path.read_bytes(), fresh)):
+            write_atomic(path, lambda part: part.write_bytes(fresh))
+        self._note(path, told, alt or caption)
 
     def sound(
         self,

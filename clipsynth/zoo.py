@@ -312,7 +312,7 @@ def png(
 def heard_and_seen(
     bench: Bench,
     model: str = "clipsynth",
-    each: int = 3,  # trials of a class
+    each: int = 1,  # trials of a class
 ) -> dict[str, list[list[tuple[np.ndarray, np.ndarray]]]]:  # by class: real, generated
     "Mel and sound of the first trials of each class, as recorded and as generated."
     trials, synthesizer = bench.trials, bench.synthesizer(model)
@@ -370,7 +370,7 @@ PAGE = 1  # version of the page, raised by hand when it is meant to change
 def zoo_page(
     bench: Bench,
     model: str = "clipsynth",
-    each: int = 3,  # trials of a class
+    each: int = 1,  # trials of a class
 ) -> str:  # HTML
     "The page of a dataset, the committed one if nothing that it depends on has changed."
     key = digest(bench.inputs(model), each, PAGE)

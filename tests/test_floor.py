@@ -88,7 +88,7 @@ def task(monkeypatch: pytest.MonkeyPatch, tmp_path) -> FineTuneTask:
     torch.manual_seed(0)
     smoke = profile("smoke")
     path = weights_file(smoke, "noise", "hifigan", new=True)
-    save_weights(path, Generator(smoke.hifigan), {"vocoder": smoke.vocoder})
+    save_weights(path, Generator(smoke.hifigan), {"vocoder": smoke.hifigan})
     sound = torch.randn(3, 65_536, generator=torch_rng("pairs")) * 0.1
     samples = (sound.numpy() * 32_767).round().clip(-32_767, 32_767).astype(np.int16)
     return FineTuneTask(smoke, "noise", Pairs(samples, normalize(log_mel(sound)).numpy()), alone=9)
