@@ -701,7 +701,7 @@ def plan_text(
 # %% ../nbs/03_train.ipynb #a48c7556
 def curve_figure(
     rows: list[dict[str, Any]],  # of `bench/results/curve.json`, one for each state
-) -> "Figure":
+) -> Any:  # a matplotlib figure
     "Held-out error and hits of two judges against core-hours: a line for each model and world."
     import matplotlib.pyplot as plt
 
