@@ -57,9 +57,6 @@ from clipsynth.vocoder import (
     mel_loss,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 # %% ../nbs/03_train.ipynb #a3e3b625
 def _store(profile: Profile, dataset: str) -> Store:
     "The feature store to train on; raises `UserError`."
