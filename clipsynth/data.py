@@ -659,10 +659,10 @@ def _embed(store: Store, encoder: Any, path: Path, batch: int) -> None:
         for at in range(0, len(todo), batch):
             rows = todo[at : at + batch]
             frames = store.frames[rows]
-            vectors = np.concatenate([np.asarray(encoder.image(chunk)) for chunk in frames])
+            vectors = np.stack([np.asarray(encoder.image(chunk)) for chunk in frames])
             if not np.isfinite(vectors).all():
                 raise UserError("CLIP embeds pictures as NaN or infinity: check its weights file")
-            array[rows] = vectors.reshape(*frames.shape[:2], -1)
+            array[rows] = vectors
             array.flush()
             bar.update(len(rows))
     os.replace(part, path)
