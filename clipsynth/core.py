@@ -494,6 +494,7 @@ MINI = Profile(
         resblock_dilations=((1, 2), (2, 6), (3, 12)),
         segment=16_384,
         discriminator_scale=0.03125,
+        noise=True,
     ),
     specvqgan=SpecVQGANConfig(
         channels=(24, 32, 48, 48),
@@ -681,7 +682,7 @@ def dataset_dir(
     return room(profile) / dataset
 
 
-SHARED = ("miniclip", "magnitude")  # one set of weights for both mini worlds, kept beside them
+SHARED = ("miniclip", "magnitude", "hifigan")  # one set of weights for both mini worlds
 
 
 def owner_of(

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Recordings', 'TASKS', 'GROUPS', 'free_memory', 'resident', 'MelTask', 'DiffusionTask', 'frame_in_window',
-           'label_embeddings', 'segments', 'beginnings', 'VocoderTask', 'MagnitudeTask', 'make_task', 'init_file',
-           'start_from', 'make_trainer', 'train', 'published_file', 'publish', 'certificate', 'certify', 'ensure',
-           'plan', 'plan_text', 'curve_figure']
+           'label_embeddings', 'segments', 'training_sound', 'beginnings', 'VocoderTask', 'MagnitudeTask', 'make_task',
+           'init_file', 'start_from', 'make_trainer', 'train', 'published_file', 'publish', 'certificate', 'certify',
+           'ensure', 'plan', 'plan_text', 'curve_figure']
 
 # %% ../nbs/03_train.ipynb #de37b932
 import hashlib
@@ -306,6 +306,17 @@ def segments(
     return (from_int16(np.stack(crops)) * gain).clip(-1, 1).astype(np.float32)
 
 
+def training_sound(
+    profile: Profile,
+    dataset: str | None,  # None: every mini world of the profile
+) -> tuple[Recordings, dict[str, str]]:  # and the digest of each store
+    "The recordings that a vocoder learns from; raises `UserError` where a store is missing."
+    worlds = [name for name in profile.datasets if name.startswith("mini-")] or MINI.datasets
+    stores = {name: _store(profile, name) for name in ([dataset] if dataset else worlds)}
+    sound = [(store.audio, store.rows("train")) for store in stores.values()]
+    return sound, {name: store.digest for name, store in stores.items()}
+
+
 def beginnings(
     recordings: Recordings,
     count: int,
@@ -320,15 +331,18 @@ def beginnings(
 
 
 class VocoderTask:
-    "HiFi-GAN [Kong et al. 2020] on the waveforms of a feature store."
+    "HiFi-GAN [Kong et al. 2020] on the recordings of a dataset, or of both mini worlds together."
 
     def __init__(
-        self, profile: Profile, dataset: str, seed: int = 0, device: torch.device | str = "cpu"
+        self,
+        profile: Profile,
+        dataset: str | None,  # None: every mini world of the profile
+        seed: int = 0,  # of the initial weights
+        device: torch.device | str = "cpu",
     ):
-        store = _store(profile, dataset)
-        self.recordings = [(store.audio, store.rows("train"))]
+        self.recordings, self.digests = training_sound(profile, dataset)
         self.step, self.alone = 0, profile.train_of(dataset, "hifigan").alone
-        self.vocoder_config, self.store_digest, self.device = profile.hifigan, store.digest, device
+        self.vocoder_config, self.device = profile.hifigan, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.generator, self.discriminators = (
@@ -346,8 +360,8 @@ class VocoderTask:
         return {"generator": self.generator, "discriminators": self.discriminators}
 
     def config(self) -> dict[str, Any]:
-        "Configuration of the generator, and the store it learned from."
-        return {"vocoder": self.vocoder_config, "store": self.store_digest}
+        "Configuration of the generator, and the stores it learned from."
+        return {"vocoder": self.vocoder_config, "store": self.digests}
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         "Random segments of recorded sound (size, segment), at a level of up to 6 dB more or less."
@@ -407,10 +421,7 @@ class MagnitudeTask:
         seed: int = 0,  # of the initial weights
         device: torch.device | str = "cpu",
     ):
-        worlds = [name for name in profile.datasets if name.startswith("mini-")] or MINI.datasets
-        stores = {name: _store(profile, name) for name in ([dataset] if dataset else worlds)}
-        self.recordings = [(store.audio, store.rows("train")) for store in stores.values()]
-        self.digests = {name: store.digest for name, store in stores.items()}
+        self.recordings, self.digests = training_sound(profile, dataset)
         self.magnitude_config, self.device = profile.magnitude, device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
