@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from .audio import AUDIO, cut_windows, from_int16, log_mel, normalize
+from .bridges import BRIDGES
 from .baselines import CLIPRetriever, reconstruction
 from clipsynth.core import (
     Profile,
@@ -693,7 +694,8 @@ def table1_records(
             if weights_file(bench.profile, bench.dataset, model).exists():
                 asked(bench, model, modality)
     if weights_file(bench.profile, bench.dataset, "clipsynth").exists():
-        asked(bench, "clipsynth", "text", "mean-shift")
+        for bridge in BRIDGES[1:]:
+            asked(bench, "clipsynth", "text", bridge)
 
 # %% ../nbs/04_eval.ipynb #acb3456b
 class Scores(NamedTuple):

@@ -9,7 +9,8 @@ __all__ = ['embeddings', 'gap_vector', 'centroid_distance', 'matched_cosine', 'z
 import numpy as np
 import torch
 
-from .bridges import mean_shift, placebo_shift
+from .core import load_beside, weights_file
+from .bridges import mean_shift, memory_projection, placebo_shift
 from clipsynth.eval import (
     Bench,
     asked,
@@ -23,7 +24,7 @@ from clipsynth.eval import (
 def embeddings(
     bench: Bench,
 ) -> dict[str, np.ndarray]:
-    "Unit embeddings of the trials' pictures and the prompts, and the mean training picture's."
+    "Unit embeddings of the trials' pictures, the prompts, and training pictures and their mean."
     names = [class_names(bench)[i] for i in np.unique(trial_record(bench)["label"])]
 
     def pictures(some: np.ndarray) -> dict[str, np.ndarray]:
@@ -37,9 +38,11 @@ def embeddings(
 
     image = bench.rows("embeddings-image", pictures, lambda: bench.trials.row)
     text = bench.rows("embeddings-text", prompts, lambda: np.zeros((len(names), 0), np.int64))
+    weights = weights_file(bench.profile, bench.dataset, "clipsynth")
     return {
         "image": image["embedding"],
         "text": text["embedding"],
+        "memory": load_beside(weights)["memory"],
         "image_mean": picture_centroid(bench).numpy(),
         "label": np.unique(trial_record(bench)["label"], return_inverse=True)[1],
     }
@@ -87,6 +90,7 @@ def bridged_prompts(
     return {
         "none": text,
         "mean shift": mean_shift(text, centre),
+        "memory projection": memory_projection(text, space["memory"]),
         "placebo": placebo_shift(text, centre),
     }
 
@@ -100,6 +104,7 @@ def bridge_records(
     placebo = torch.from_numpy(bridged_prompts(space)["placebo"][label].astype(np.float32))
     return {
         "mean shift": asked(bench, "clipsynth", "text", "mean-shift"),
+        "memory projection": asked(bench, "clipsynth", "text", "memory"),
         "placebo": generated(
             bench, "clipsynth", "gap-placebo", placebo.__getitem__, settings={"bridge": "placebo"}
         ),

@@ -350,7 +350,7 @@ def outside_records(
     systems: dict[str, Callable[[np.ndarray], torch.Tensor]] = {
         "image": lambda some: made(queries(bench, "image", some), some),
         "text": lambda some: made(queries(bench, "text", some), some),
-        "text-mean-shift": lambda some: made(queries(bench, "text", some, "mean-shift"), some),
+        "text-memory": lambda some: made(queries(bench, "text", some, "memory"), some),
     }
     for name, sounds in systems.items():
         record = f"clipsynth-{name}"

@@ -26,6 +26,7 @@ from clipsynth.core import (
     command_line,
     from_json,
     notice,
+    load_beside,
     load_config,
     load_network,
     pick_device,
@@ -34,7 +35,7 @@ from clipsynth.core import (
     weights_file,
 )
 from .audio import AUDIO, denormalize
-from .bridges import BRIDGES, mean_shift
+from .bridges import BRIDGES, mean_shift, memory_projection
 from .diffusion import Denoiser, Diffusion
 from .query import QueryEncoder, as_condition, check_texts, checked, prompt, prompt_of
 from .samplers import continued, ddim, dpm_solver, guided, heun
@@ -89,17 +90,21 @@ class Synthesizer:
             raise UserError(f"no sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
         self._encoder: QueryEncoder | None = None
         self._text_centroid: np.ndarray | None = None
+        self._memory: np.ndarray | None = None
         self.bridge = self._usable_bridge(bridge)
 
     def _usable_bridge(self, wanted: str | None) -> str:
         "A bridge is for a model that was trained on pictures alone, and knows their mean."
         config = load_config(self.paths[self.model])
-        known = "image_centroid" in config and config.get("query") == "image"
+        known = {"none"}
+        if "image_centroid" in config and config.get("query") == "image":
+            self._memory = load_beside(self.paths[self.model]).get("memory")
+            known |= {"mean-shift"} if self._memory is None else {"mean-shift", "memory"}
         wanted = wanted or self.profile.settings.get("bridge")
-        name = wanted or (self.profile.bridge if known else "none")
+        name = wanted or (self.profile.bridge if self.profile.bridge in known else "none")
         if name not in BRIDGES:
             raise UserError(f"no bridge {name!r}: choose one of {', '.join(BRIDGES)}")
-        if name != "none" and not known:
+        if name not in known:
             why = "was trained on words too, or before bridges were kept with the weights"
             raise UserError(f"no bridge {name!r} for {self.model}: it {why}; take bridge='none'")
         return name
@@ -132,14 +137,17 @@ class Synthesizer:
             notice(f"MiniCLIP was never taught {words}: expect any sound")
         bridge = self.bridge if bridge is None else self._usable_bridge(bridge)
         found = self._prompted(texts)
-        return found if bridge == "none" else self._shifted(found)
+        return found if bridge == "none" else self._bridged(found, bridge)
 
     def _prompted(self, texts: Sequence[str]) -> torch.Tensor:
         asked = [prompt(text, self.dataset, self.prompt) for text in texts]
         return torch.as_tensor(self.encoder.text(asked))
 
-    def _shifted(self, text: torch.Tensor) -> torch.Tensor:
-        "Text embeddings on the mean of the training pictures instead of the prompts'."
+    def _bridged(self, text: torch.Tensor, bridge: str) -> torch.Tensor:
+        "Text embeddings moved to where the training pictures' are."
+        if bridge == "memory":
+            assert self._memory is not None  # or it were not usable
+            return torch.from_numpy(memory_projection(text.numpy(), self._memory))
         config = load_config(self.paths[self.model])
         if self._text_centroid is None:
             self._text_centroid = self._prompted(config["classes"]).mean(0).numpy()

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from clipsynth.core import (
+    BESIDE,
     MINI,
     Profile,
     UserError,
@@ -28,6 +29,7 @@ from clipsynth.core import (
     dataset_dir,
     load_weights,
     made_with,
+    numpy_rng,
     owner_of,
     pick_device,
     runs_dir,
@@ -99,6 +101,14 @@ def _bridge(store: Store) -> dict[str, Any]:
     return {"classes": classes, "image_centroid": np.round(total / len(rows), 6).tolist()}
 
 
+def _memory(store: Store, most: int = 512) -> torch.Tensor:  # (frames, width)
+    "Training pictures, drawn at random: what a bridge from words may mix."
+    rows, rng = store.rows("train"), numpy_rng("memory", seed=0)
+    chosen = rng.choice(rows, size=most, replace=len(rows) < most)
+    shown = rng.integers(store.embedding.shape[1], size=most)
+    return torch.from_numpy(np.stack([store.embedding[r, s] for r, s in zip(chosen, shown, strict=True)]))
+
+
 class MelTask:
     "Random windows of mel with a query each: what every generator of mels learns from."
 
@@ -117,9 +127,12 @@ class MelTask:
         if text_share:  # (clip, width)
             self.words = label_embeddings(store, profile, dataset, device)
         self.bridge: dict[str, Any] = {}
+        self.beside: dict[str, torch.Tensor] = {}  # published with the weights
         if text_share < 1:  # (clip, second, width)
             self.frames = resident(store.embedding, device)
             self.bridge = _bridge(store)
+        if not text_share:
+            self.beside = {"memory": _memory(store)}
         self.device = device
 
     def config(self) -> dict[str, Any]:
@@ -625,7 +638,8 @@ def publish(
     about = {"model": model, "dataset": dataset, "profile": profile.name}
     path = published_file(trainer, profile)
     config = {**about, **trainer.task.config(), "made": made}
-    save_weights(path, trainer.published(), config)
+    beside = {BESIDE + name: it for name, it in getattr(trainer.task, "beside", {}).items()}
+    save_weights(path, {**trainer.published().state_dict(), **beside}, config)
     write_text(path.with_suffix(".csv"), log_text(trainer.rows))
     return path
 

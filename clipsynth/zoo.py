@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .audio import AUDIO
+from .bridges import BRIDGES
 from clipsynth.core import (
     DIFFUSION_MODELS,
     Profile,
@@ -143,7 +144,8 @@ def zoo_records(
                 if scale != 1 or not guided_text:
                     found[model, modality, scale] = answers(bench, model, modality, scale)
     if weights_file(bench.profile, bench.dataset, "clipsynth").exists():
-        found["clipsynth", "text, mean shift", 1.0] = asked(bench, "clipsynth", "text", "mean-shift")
+        for bridge in BRIDGES[1:]:
+            found["clipsynth", f"text, {bridge}", 1.0] = asked(bench, "clipsynth", "text", bridge)
     if weights_file(bench.profile, bench.dataset, "specvqgan").exists():
         for modality in ("image", "text"):
             found["SpecVQGAN", modality, 1.0] = specvqgan_answers(bench, modality)
@@ -169,6 +171,10 @@ TARGETS: dict[str, dict[str, tuple[float, float]]] = {  # by dataset: from, to
     "picture → mel: the same where the picture is right, %": {"mini-vggsound": (82.0, ANY)},
     "picture → sound: AudioNet, %": {"mini-music": (92.0, ANY), "mini-vggsound": (75.0, ANY)},
     "word → sound, mean shift: AudioNet, %": {
+        "mini-music": (92.0, ANY),
+        "mini-vggsound": (72.0, ANY),
+    },
+    "word → sound, memory projection: AudioNet, %": {
         "mini-music": (92.0, ANY),
         "mini-vggsound": (72.0, ANY),
     },
@@ -261,7 +267,7 @@ def targets(
 
     copies, own = (compared(bench, way, draws) for way in (bench.profile.vocoder, "recording"))
     picture = asked(bench, "clipsynth", "image")
-    word = asked(bench, "clipsynth", "text", "mean-shift")
+    words = [asked(bench, "clipsynth", "text", bridge) for bridge in ("mean-shift", "memory")]
     honest = trials["pictured"] == trials["label"]
     probe, ear = (right(real, judge, real) for judge in ("second_seen", "heard"))
     tuned, of_trials = copies.floor.in_tune, (trials["label"], trials["video"])
@@ -273,7 +279,7 @@ def targets(
         (right(picture, "second_seen", trials), probe),
         (right(where(honest, picture), "second_seen", where(honest, trials)), probe),
         (right(picture, "heard", trials), ear),
-        (right(word, "heard", trials), ear),
+        *((right(word, "heard", trials), ear) for word in words),
         (change_ratio(picture["change"], own_change(trials, real), *of_trials, draws) * 100, None),
     ]
     found = zip(TARGETS.items(), measured, strict=True)
