@@ -5,6 +5,7 @@ training      a training step of a narrow U-Net beside improved-diffusion's own,
 vocoder       HiFi-GAN in every form beside the public code's generator with the same weights, on one and two threads
 voices        the mini profile's vocoders by name: the magnitude network, HiFi-GAN, Griffin-Lim, on one thread
 denoiser      one evaluation of the committed U-Net: eager, compiled, ONNX
+command       `clipsynth synth violin` in a fresh process, beside an older checkout's (`--before`); and 512 mels
 growth        time and memory of a U-Net against width, length and batch
 memory        peak memory of a training step by conditioning, and of `continued` for a short and a long sound
 
@@ -20,9 +21,11 @@ import copy
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import warnings
+from configparser import ConfigParser
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import partial
@@ -31,7 +34,7 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 import torch.nn.functional as F
-from timing import Times, in_fresh_process, in_turns, machine, medians, peak_megabytes, save, times_faster
+from timing import Times, in_fresh_process, in_turns, machine, medians, peak_megabytes, save, spent, times_faster
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,11 +44,12 @@ from clipsynth.diffusion import Diffusion
 from clipsynth.export import OnnxModel, export_onnx, export_torchscript
 from clipsynth.magnitude import VOCODERS, load_vocoder
 from clipsynth.samplers import continued, dpm_solver
-from clipsynth.synth import load_denoiser
+from clipsynth.synth import Synthesizer, load_denoiser
 from clipsynth.unet import ConditionedConv2d, UNet, load_improved_diffusion
 from clipsynth.vocoder import Generator, fold, official_state, vocode
 
-RESULTS = Path(__file__).parent / "results" / "model.json"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "bench" / "results" / "model.json"
 PAPER, TINY = UNetConfig(), UNetConfig(channels=16, multipliers=(1, 2), blocks=1, attention=(16,), heads=2, patch=2)
 NARROW = UNetConfig(channels=32)
 THREADS = (1, 2)
@@ -414,6 +418,43 @@ def denoiser(options: argparse.Namespace) -> dict:
     return result
 
 
+# ---- from a word to a file, and many mels
+
+
+def command_of(checkout: Path) -> list[str]:
+    """What runs the command line of a checkout, installed or not."""
+    ini = ConfigParser()
+    ini.read(checkout / "settings.ini")
+    module, _, function = ini["DEFAULT"]["console_scripts"].partition("=")[2].partition(":")
+    return [sys.executable, "-c", f"from {module} import {function}; {function}()"]
+
+
+def command(options: argparse.Namespace) -> dict:
+    """Seconds from a cold start to a file, in turns with an older checkout; and of 512 mels on all threads."""
+    checkouts = {"this": ROOT} | ({"before": options.before} if options.before else {})
+    result: dict = {}
+    with tempfile.TemporaryDirectory() as room:
+
+        def cold(checkout: Path) -> None:
+            words = ["synth", "violin", "-o", f"{room}/violin.wav", "--device", "cpu"]
+            surroundings = os.environ | {"PYTHONPATH": str(checkout), "CLIPSYNTH_DATA": room}
+            subprocess.run([*command_of(checkout), *words], check=True, env=surroundings, cwd=room, capture_output=True)
+
+        torch.set_num_threads(2)  # `in_turns` then takes the wall's clock: other processes compute
+        times = in_turns({name: partial(cold, checkout) for name, checkout in checkouts.items()}, options.rounds)
+        result["cold start, seconds"] = medians(times)
+        if options.before:
+            result["times faster"] = times_faster(times, "before", "this")
+        count, steps = (4, 2) if options.tiny else (512, 25)
+        model = Synthesizer("mini-music", device="cpu")
+        words = model.embed_text(["violin"]).repeat(count, 1)
+        seconds = spent(lambda: model.mels(words, range(count), steps))
+        result["mels"] = {"count": count, "evaluations": steps, "minutes on all threads": seconds / 60}
+    torch.set_num_threads(options.threads)
+    print(result, flush=True)
+    return result
+
+
 # ---- growth, and memory: in processes of their own
 
 
@@ -491,12 +532,13 @@ def child(options: argparse.Namespace, **words: object) -> dict:
     return in_fresh_process(__file__, threads=options.threads, **words)
 
 
-PARTS = {part.__name__: part for part in (conditioning, training, vocoder, voices, denoiser, growth, memory)}
+PARTS = {part.__name__: part for part in (conditioning, training, vocoder, voices, denoiser, command, growth, memory)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--reference", type=Path, help="folder with improved-diffusion and hifi-gan")
+    parser.add_argument("--before", type=Path, help="an older checkout, whose command is timed beside this one's")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts; other results are kept")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="where nothing else is said")
