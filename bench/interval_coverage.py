@@ -44,8 +44,8 @@ class World:
         error = rows - middle[self.video]
         within = error.T @ error / (len(rows) - len(windows))
         twins = [np.flatnonzero(self.of_video == c) for c in range(len(self.centres))]
-        steps = np.array([middle[t[0]] - middle[t[1]] for t in twins if len(t) == 2]) / 2**0.5
-        between = steps.T @ steps / len(steps) - within * (1 / windows).mean()
+        steps = np.concatenate([middle[t] - middle[t].mean(0) for t in twins])
+        between = steps.T @ steps / (len(steps) - len(twins)) - within * (1 / windows).mean()
         spread = [train[kind].astype(float)[train["label"] == c].var(0, ddof=1).sum() for c in np.unique(label)]
         share = np.bincount(self.label) / len(rows)
         self.scale = np.sqrt(np.array(spread) / (share @ spread))  # of each class
