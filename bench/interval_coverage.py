@@ -5,7 +5,7 @@ a class, within a video) are estimated from its embeddings, and so is how much c
 drawn from normal distributions with these parameters: 512 trials that ask about random windows, answered by a model
 whose true distance is known. Old (40 runs): an interval around the value, from half-samples, as was printed before.
 
-Usage: python bench/interval_coverage.py [runs [dataset]]      (300 runs: some 20 minutes on one free core)
+Usage: python bench/interval_coverage.py [runs [dataset]]      (100 runs: some 15 minutes on one free core)
 Results go to bench/results/interval_coverage.json, which 04a_metrics shows.
 """
 
