@@ -6,7 +6,7 @@ vocoder       HiFi-GAN in every form beside the public code's generator with the
 voices        the mini profile's vocoders by name: the magnitude network, HiFi-GAN, Griffin-Lim, on one thread
 denoiser      one evaluation of the committed U-Net: eager, compiled, ONNX
 growth        time and memory of a U-Net against width, length and batch
-memory        peak memory of a training step by conditioning, and of `continued` for a short and a long sound
+memory        peak memory of a training step by conditioning, and of `continue_sampling` for a short and a long sound
 
 Each time is a median over rounds in which all ways take their turns; on one thread it is computing time, which other
 work on the machine does not stretch, on more it is the wall clock. The references are imported from a folder that
@@ -40,7 +40,7 @@ from clipsynth.core import MINI, UNetConfig, VocoderConfig, torch_rng, weights_f
 from clipsynth.diffusion import Diffusion
 from clipsynth.export import OnnxModel, export_onnx, export_torchscript
 from clipsynth.magnitude import VOCODERS, load_vocoder
-from clipsynth.samplers import continued, dpm_solver
+from clipsynth.samplers import continue_sampling, dpm_solver
 from clipsynth.synth import load_denoiser
 from clipsynth.unet import ConditionedConv2d, UNet, load_improved_diffusion
 from clipsynth.vocoder import Generator, fold, official_state, vocode
@@ -444,7 +444,7 @@ def child_continued(seconds: float, steps: int, threads: int) -> dict:
     frames, made = round(seconds * 16_000 / 1_024), []
 
     def work() -> None:
-        pieces = continued(dpm_solver, process, net, torch.randn(1, 64), frames, seeds=[0], steps=steps)
+        pieces = continue_sampling(dpm_solver, process, net, torch.randn(1, 64), frames, seeds=[0], steps=steps)
         made.extend(piece.shape[-1] for piece in pieces)
 
     megabytes = peak_megabytes(work)

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['PAIRS', 'LEARN', 'SHARES', 'STRENGTHS', 'SOME', 'Playground', 'Hearing', 'mixture_features', 'Mixtures',
            'draw_mixtures', 'window_pairs', 'mixed_sounds', 'Pairs', 'draw_pairs', 'pair_classes', 'both_at_once',
-           'hearing', 'composition', 'for_pairs', 'blended_mels', 'blends', 'blend_example', 'restyled_mels',
-           'restyled', 'restyled_example', 'first_mels', 'rhythm_likeness', 'hole', 'straight', 'repairs', 'repaired',
+           'hearing', 'composition', 'for_pairs', 'blended_mels', 'blends', 'blend_example', 'restyled_mels', 'restyle',
+           'restyled_example', 'first_mels', 'rhythm_likeness', 'hole', 'straight', 'repairs', 'repair',
            'repair_example', 'long_mels', 'seams', 'seam_example', 'neighbours', 'play_records']
 
 # %% ../nbs/07_play.ipynb #70a00003
@@ -22,7 +22,7 @@ from .browse import wav_bytes
 from .core import UserError, numpy_rng, weights_file
 from clipsynth.eval import (
     Bench,
-    Judges,
+    MetricNets,
     picture_centroid,
     queries,
     reference_windows,
@@ -31,7 +31,7 @@ from clipsynth.eval import (
 )
 from .metrics import embed_all, timbre
 from .query import as_condition
-from .samplers import add_sounds, blend, composed, inpainted, shortened
+from .samplers import add_sounds, blend, compose, inpaint, shorten
 from .synth import SAMPLERS, Synthesizer
 
 # %% ../nbs/07_play.ipynb #70a00009
@@ -78,29 +78,29 @@ class Playground:
 
 # %% ../nbs/07_play.ipynb #70a0000e
 class Hearing:
-    "Which classes sound in a mixture: logistic regression for each class on what the judges see."
+    "Which classes sound in a mixture: logistic regression for each class on what the metric networks see."
 
     def __init__(
         self,
-        judges: Judges,
+        metric_nets: MetricNets,
         weight: np.ndarray,  # (classes, width)
         bias: np.ndarray,  # (classes,)
-        classes: np.ndarray,  # (classes,) places in the judges' list
+        classes: np.ndarray,  # (classes,) places in the metric networks' list
     ):
-        self.judges, self.weight, self.bias, self.classes = judges, weight, bias, classes
+        self.metric_nets, self.weight, self.bias, self.classes = metric_nets, weight, bias, classes
 
     @classmethod
     def learn(
         cls,
-        judges: Judges,
+        metric_nets: MetricNets,
         mixtures: torch.Tensor,  # (n, samples) in [-1, 1], of two classes each
-        labels: np.ndarray,  # (n, 2) their classes, as places in the judges' list
+        labels: np.ndarray,  # (n, 2) their classes, as places in the metric networks' list
     ) -> "Hearing":
         "Learn from mixtures."
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
 
-        classes, x = np.unique(labels), mixture_features(judges, mixtures)
+        classes, x = np.unique(labels), mixture_features(metric_nets, mixtures)
         scale, found = StandardScaler().fit(x), []
         for one in classes:
             each = LogisticRegression(C=0.1, max_iter=500, class_weight="balanced")
@@ -109,30 +109,30 @@ class Hearing:
                 found.append(each.fit(scale.transform(x), (labels == one).any(1)))
         weight = np.concatenate([model.coef_ for model in found]) / scale.scale_
         bias = np.concatenate([model.intercept_ for model in found]) - weight @ scale.mean_
-        return cls(judges, weight, bias, classes)
+        return cls(metric_nets, weight, bias, classes)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        "What `__init__` takes besides the judges."
+        "What `__init__` takes besides the metric networks."
         return {"weight": self.weight, "bias": self.bias, "classes": self.classes}
 
     def rank(
         self,
         sounds: torch.Tensor,  # (n, samples) in [-1, 1]
-    ) -> np.ndarray:  # (n, classes) places in the judges' list, the most audible first
+    ) -> np.ndarray:  # (n, classes) places in the metric networks' list, the most audible first
         "All classes in the order of how surely they are heard."
-        scores = mixture_features(self.judges, sounds) @ self.weight.T + self.bias
+        scores = mixture_features(self.metric_nets, sounds) @ self.weight.T + self.bias
         return self.classes[np.argsort(-scores, axis=1, kind="stable")]
 
 
 def mixture_features(
-    judges: Judges,
+    metric_nets: MetricNets,
     sounds: torch.Tensor,  # (n, samples) in [-1, 1]
 ) -> np.ndarray:  # (n, width)
     "What the two networks and the cepstrum make of sounds."
     mels = normalize(log_mel(sounds))
     seen, heard = (
         embed_all(net, part).numpy()
-        for net, part in ((judges.mel, mels[:, None]), (judges.audio, sounds))
+        for net, part in ((metric_nets.mel, mels[:, None]), (metric_nets.audio, sounds))
     )
     return np.concatenate([heard, seen, timbre(mels.numpy())], axis=1)
 
@@ -199,9 +199,9 @@ def draw_pairs(
 def pair_classes(
     bench: Bench,
     label: np.ndarray,  # (n, 2) class names
-) -> np.ndarray:  # (n, 2) places in the judges' list
+) -> np.ndarray:  # (n, 2) places in the metric networks' list
     "Names of classes as small numbers."
-    return bench.judges.index(label.ravel()).reshape(label.shape)
+    return bench.metric_nets.index(label.ravel()).reshape(label.shape)
 
 # %% ../nbs/07_play.ipynb #70a00012
 def both_at_once(
@@ -215,8 +215,8 @@ def both_at_once(
     a, b = (queries(bench, "image", side) for side in pairs)
     seeds, label = list(bench.trials.seed[pairs.first]), bench.trials.label
 
-    def sounds(query: torch.Tensor, around: Any = None, own: list[int] = seeds) -> torch.Tensor:
-        return synthesizer.waveforms(synthesizer.mels(query, own, batch=len(a), around=around))
+    def sounds(query: torch.Tensor, wrap: Any = None, own: list[int] = seeds) -> torch.Tensor:
+        return synthesizer.waveforms(synthesizer.mels(query, own, batch=len(a), wrap=wrap))
 
     other = as_condition(b)
     if way == "add":
@@ -226,12 +226,12 @@ def both_at_once(
     if way == "blend":
         return sounds(blend(a, b, 0.5, picture_centroid(bench)))
     if way == "conjunction":
-        return sounds(a, lambda net: composed(net, [0.5, 0.5], [other]))
+        return sounds(a, lambda net: compose(net, [0.5, 0.5], [other]))
     if way == "guided":
-        return sounds(a, lambda net: composed(net, [1.0, 1.0], [other]))
+        return sounds(a, lambda net: compose(net, [1.0, 1.0], [other]))
     if way == "not second":  # of both together, without the second
         middle = blend(a, b, 0.5, picture_centroid(bench))
-        return sounds(middle, lambda net: composed(net, [2.0, -1.0], [other]))
+        return sounds(middle, lambda net: compose(net, [2.0, -1.0], [other]))
     if way == "words":
         names = [f"{label[i]} and {label[j]}" for i, j in zip(*pairs, strict=True)]
         return sounds(synthesizer.embed_text(names))
@@ -248,10 +248,10 @@ def hearing(
         mixtures = draw_mixtures(bench, "train", learn)
         sounds = mixed_sounds(bench, mixtures, np.arange(len(mixtures.row)))
         label = pair_classes(bench, mixtures.label)
-        return Hearing.learn(bench.judges, sounds, label).arrays()
+        return Hearing.learn(bench.metric_nets, sounds, label).arrays()
 
     arrays = bench.aggregate("hearing", make, settings={"learn": learn})
-    return Hearing(bench.judges, **arrays)
+    return Hearing(bench.metric_nets, **arrays)
 
 
 def composition(
@@ -327,8 +327,8 @@ def blends(
     "What is seen in blends: 'seen' (n, shares), beside the 'label' (n, 2) of both queries."
 
     def make(pairs: Pairs) -> dict[str, np.ndarray]:
-        notes = [bench.judges.note(None, blended_mels(bench, pairs, share)) for share in shares]
-        return {"seen": np.stack([n["second_seen"] for n in notes], axis=1)}
+        measurements = [bench.metric_nets.measure(None, blended_mels(bench, pairs, share)) for share in shares]
+        return {"seen": np.stack([n["second_seen"] for n in measurements], axis=1)}
 
     return for_pairs(bench, "blends", make, count, {"shares": list(shares)})
 
@@ -355,14 +355,14 @@ def restyled_mels(
     "Real mels made again with the second trial's picture as the query."
     synthesizer = bench.synthesizer("clipsynth")
     query = as_condition(queries(bench, "image", pairs.second))
-    process = shortened(synthesizer.diffusion, strength)
+    process = shorten(synthesizer.diffusion, strength)
     steps = max(2, round(strength * bench.profile.eval.sample_steps))
     seeds, sample = list(bench.trials.seed[pairs.second]), SAMPLERS[synthesizer.sampler]
     how = {"steps": steps, "seeds": seeds, "initial": mels[:, None]}
     return sample(process, synthesizer.unet, query, **how)[:, 0]
 
 
-def restyled(
+def restyle(
     bench: Bench,
     strengths: Sequence[float],  # shares of the process that are walked again
     count: int = 32,
@@ -372,7 +372,7 @@ def restyled(
     def make(pairs: Pairs) -> dict[str, np.ndarray]:
         mels = first_mels(bench, pairs)
         made = [restyled_mels(bench, pairs, mels, strength) for strength in strengths]
-        seen = [bench.judges.note(None, one)["second_seen"] for one in made]
+        seen = [bench.metric_nets.measure(None, one)["second_seen"] for one in made]
         alike = [rhythm_likeness(one, mels) for one in made]
         return {"seen": np.stack(seen, axis=1), "rhythm": np.stack(alike, axis=1)}
 
@@ -452,13 +452,13 @@ def repairs(
     made = synthesizer.mels(
         queries(bench, "image", some),
         list(trials.seed[some]),
-        around=lambda net: inpainted(synthesizer.diffusion, net, mels[:, None], known, pull=2),
+        wrap=lambda net: inpaint(synthesizer.diffusion, net, mels[:, None], known, pull=2),
     )
     silence = torch.full_like(mels, -1.0)
     return {"real": mels, "network": made, "straight": straight(mels, known), "silence": silence}
 
 
-def repaired(
+def repair(
     bench: Bench,
     kind: str,  # of `hole`
     count: int = 32,
@@ -570,7 +570,7 @@ def play_records(
     for way in ways:
         composition(bench, way, PAIRS, LEARN)
     blends(bench, SHARES, SOME), blend_example(bench, SHARES)
-    restyled(bench, STRENGTHS, SOME), restyled_example(bench, STRENGTHS)
+    restyle(bench, STRENGTHS, SOME), restyled_example(bench, STRENGTHS)
     for kind in ("time", "frequency"):
-        repaired(bench, kind, SOME), repair_example(bench, kind)
+        repair(bench, kind, SOME), repair_example(bench, kind)
     seams(bench), seam_example(bench)

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['WAYS', 'STRENGTH', 'MELS', 'TUNED', 'TRIED_SOUNDS', 'level_error', 'mel_error', 'pitch', 'in_tune', 'power_spectra',
-           'mean_spectrum', 'line_level', 'listen', 'ways', 'copied', 'copy_synthesis', 'class_distance', 'ClassFloor',
-           'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'CopyScores', 'compared', 'model_like_mels',
-           'strengths', 'MelPairs', 'FineTuneTask', 'fine_tuning_config', 'draw_mel_pairs', 'fine_tuned', 'fine_tuning',
-           'typical_and_worst', 'copy_records', 'vocoder_records']
+           'mean_spectrum', 'line_level', 'listen', 'ways', 'copy_trials', 'copy_synthesis', 'class_distance',
+           'ClassFloor', 'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'CopyScores', 'compare_copies',
+           'model_like_mels', 'strengths', 'MelPairs', 'FineTuneTask', 'fine_tuning_config', 'draw_mel_pairs',
+           'fine_tuned', 'fine_tuning', 'typical_and_worst', 'copy_records', 'vocoder_records']
 
 # %% ../nbs/04c_floor.ipynb #0561d703
 import tempfile
@@ -49,7 +49,7 @@ from clipsynth.eval import (
     weights_digests,
     windows_of,
 )
-from .magnitude import VOCODERS, griffin_lim, limited, magnitudes, recover_phase
+from .magnitude import VOCODERS, griffin_lim, limit_peaks, magnitudes, recover_phase
 from clipsynth.metrics import (
     FIXED,
     Estimate,
@@ -62,8 +62,8 @@ from clipsynth.metrics import (
     weighted_mean,
 )
 from .query import as_condition
-from .samplers import dpm_solver, shortened
-from .synth import published
+from .samplers import dpm_solver, shorten
+from .synth import find_weights
 from .train import VocoderTask, frame_in_window
 from .trainer import Trainer, run
 from .vocoder import Generator, fold, load_generator, vocode
@@ -173,16 +173,16 @@ def listen(
     recording: torch.Tensor | None = None,  # (n, samples), where there is one
 ) -> dict[str, np.ndarray]:  # arrays with a row for each sound
     "All that this chapter wants to know of some sounds."
-    judged = bench.judges.note(copy, normalize(log_mel(copy)))
-    notes = {name: judged[name] for name in ("audio", "heard")}
-    notes["mel_error"] = mel_error(mel, copy).numpy()
-    notes["spectrum"] = power_spectra(copy).numpy()
+    found = bench.metric_nets.measure(copy, normalize(log_mel(copy)))
+    measurements = {name: found[name] for name in ("audio", "heard")}
+    measurements["mel_error"] = mel_error(mel, copy).numpy()
+    measurements["spectrum"] = power_spectra(copy).numpy()
     if recording is not None:
         right, pitched = in_tune(recording, copy)
-        notes["level_error"] = level_error(recording, copy).numpy()
-        notes["in_tune"] = right.numpy().astype(np.int16)
-        notes["pitched"] = pitched.numpy().astype(np.int16)
-    return notes
+        measurements["level_error"] = level_error(recording, copy).numpy()
+        measurements["in_tune"] = right.numpy().astype(np.int16)
+        measurements["pitched"] = pitched.numpy().astype(np.int16)
+    return measurements
 
 # %% ../nbs/04c_floor.ipynb #47158a27
 WAYS = ("recording", "griffin-lim-spectrum", *VOCODERS)
@@ -203,7 +203,7 @@ def _weights(bench: Bench, way: str) -> Path:
     return weights_file(bench.profile, bench.dataset, way)
 
 
-def copied(
+def copy_trials(
     bench: Bench,
     way: str,  # one of `WAYS`
     recording: torch.Tensor,  # (n, samples) in [-1, 1], the trials' own sound
@@ -213,7 +213,7 @@ def copied(
     if way == "recording":
         return recording
     if way == "griffin-lim-spectrum":
-        return limited(recover_phase(magnitudes(recording)))
+        return limit_peaks(recover_phase(magnitudes(recording)))
     if way in VOCODERS:
         where = bench.trials.row[some], bench.trials.start[some]
         return torch.as_tensor(reconstruction(bench.store, bench.vocoder(way), *where))
@@ -229,16 +229,16 @@ def copy_synthesis(
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
         row, start = bench.trials.row[some], bench.trials.start[some]
         recording = windows_of(bench.store, row, start)[0]
-        copy = copied(bench, way, recording, some)
-        notes = listen(bench, log_mel(recording), copy, recording)
-        return {**notes, "chunk": row.astype(np.int32)}
+        copy = copy_trials(bench, way, recording, some)
+        measurements = listen(bench, log_mel(recording), copy, recording)
+        return {**measurements, "chunk": row.astype(np.int32)}
 
     model = way if way in ("hifigan", "magnitude") else None
     return bench.rows(f"floor-{way}", make, lambda: bench.trials.row, model, ["spectrum"])
 
 # %% ../nbs/04c_floor.ipynb #2aacdf9d
 def class_distance(
-    notes: dict[str, np.ndarray],  # on copies
+    measurements: dict[str, np.ndarray],  # on copies
     real: dict[str, np.ndarray],  # on the test set
     label: np.ndarray,  # (n,), class of each copy
     wanted: int,  # the class
@@ -247,13 +247,13 @@ def class_distance(
 ) -> Estimate | None:  # None where there are too few sounds
     "The kernel distance of one class's copies from its real sounds, these held fixed."
     inside, there = label == wanted, real["label"] == wanted
-    chunks = notes["chunk"][inside]
+    chunks = measurements["chunk"][inside]
     if len(np.unique(chunks)) < 4 or there.sum() < 4:
         return None
     bandwidth = median_distance(real["audio"].astype(np.float64))
     return interval(
         partial(kernel_distances, bandwidth=bandwidth),
-        notes["audio"][inside].astype(np.float64),
+        measurements["audio"][inside].astype(np.float64),
         real["audio"][there].astype(np.float64),
         groups=[chunks, FIXED],
         pairs=max(1, draws // 2),
@@ -275,7 +275,7 @@ class ClassFloor(NamedTuple):
 
 
 def floor_of(
-    notes: dict[str, np.ndarray],  # of `copy_synthesis`
+    measurements: dict[str, np.ndarray],  # of `copy_synthesis`
     label: np.ndarray,  # (n,), class of each copy
     groups: np.ndarray,  # (n,), what stays together: the video or the chunk of each
     unit: str,  # what the groups are
@@ -288,20 +288,20 @@ def floor_of(
     group, kinds, pairs = groups[inside], label[inside], max(1, draws // 2)
     options: dict[str, Any] = {"groups": [group], "strata": [kinds], "pairs": pairs, "unit": unit}
     options["unbiased"] = True  # means
-    heard = class_accuracy(notes["heard"][inside], kinds, group, pairs, unit=unit)
+    heard = class_accuracy(measurements["heard"][inside], kinds, group, pairs, unit=unit)
     return ClassFloor(
         wanted,
         int(inside.sum()),
-        interval(weighted_mean, notes["mel_error"][inside], **options),
-        interval(weighted_mean, notes["level_error"][inside], **options),
-        in_tune_share(notes, inside, 0 if wanted < 0 else 1 / 3, **options),
+        interval(weighted_mean, measurements["mel_error"][inside], **options),
+        interval(weighted_mean, measurements["level_error"][inside], **options),
+        in_tune_share(measurements, inside, 0 if wanted < 0 else 1 / 3, **options),
         distance,
         heard,
     )
 
 
 def by_class(
-    notes: dict[str, np.ndarray],  # of `copy_synthesis`
+    measurements: dict[str, np.ndarray],  # of `copy_synthesis`
     label: np.ndarray,  # (n,), class of each copy
     real: dict[str, np.ndarray],  # on the test set
     draws: int = 200,
@@ -309,21 +309,21 @@ def by_class(
     "The vocoder's damage by class, the farthest from real sound first."
     rows = []
     for wanted in map(int, np.unique(label)):
-        far = class_distance(notes, real, label, wanted, draws)
-        rows.append(floor_of(notes, label, notes["chunk"], "chunks", far, wanted, draws))
+        far = class_distance(measurements, real, label, wanted, draws)
+        rows.append(floor_of(measurements, label, measurements["chunk"], "chunks", far, wanted, draws))
     order = [row.distance.value if row.distance else -np.inf for row in rows]
     return [rows[i] for i in np.argsort(order, kind="stable")[::-1]]
 
 
 def in_tune_share(
-    notes: dict[str, np.ndarray],  # of `listen`
+    measurements: dict[str, np.ndarray],  # of `listen`
     inside: np.ndarray,  # (n,) bool, the sounds to count
     least: float = 1 / 3,  # share of the frames that must have a pitch
     frames: int = AUDIO.frames - 1,  # frames of `pitch` in a sound
     **options: Any,  # of `interval`
 ) -> Estimate | None:  # 0 to 1; None where too few frames have a pitch
     "The share of frames with a pitch whose copy has the same one."
-    both = np.stack([notes["in_tune"][inside], notes["pitched"][inside]], axis=1).astype(np.float64)
+    both = np.stack([measurements["in_tune"][inside], measurements["pitched"][inside]], axis=1).astype(np.float64)
     if both[:, 1].sum() < max(1, least * frames * inside.sum()):
         return None
 
@@ -335,7 +335,7 @@ def in_tune_share(
 
 # %% ../nbs/04c_floor.ipynb #4ca1619c
 def sound_distance(
-    notes: dict[str, np.ndarray],  # on n sounds
+    measurements: dict[str, np.ndarray],  # on n sounds
     real: dict[str, np.ndarray],  # on the test set
     label: np.ndarray,  # (n,), class asked for
     video: np.ndarray,  # (n,), test video that each question came from
@@ -355,7 +355,7 @@ def sound_distance(
             seed=seed,
         )
 
-    return distance(notes) if before is None else difference(distance(notes), distance(before))
+    return distance(measurements) if before is None else difference(distance(measurements), distance(before))
 
 
 class CopyScores(NamedTuple):
@@ -366,7 +366,7 @@ class CopyScores(NamedTuple):
     above: Estimate  # FAD, above that of the recordings themselves
 
 
-def compared(
+def compare_copies(
     bench: Bench,
     way: str,  # one of `ways`
     draws: int = 200,
@@ -374,18 +374,18 @@ def compared(
     "How one way's copies of all trials fare, with intervals by video, beside the recordings."
     questions, real = trial_record(bench), reference(bench)
     asked = questions["label"], questions["video"]
-    notes, own = copy_synthesis(bench, way), copy_synthesis(bench, "recording")
+    measurements, own = copy_synthesis(bench, way), copy_synthesis(bench, "recording")
     spread = interval(
         partial(kernel_distances, bandwidth=median_distance(real["audio"].astype(np.float64))),
-        notes["audio"].astype(np.float64),
+        measurements["audio"].astype(np.float64),
         real["audio"].astype(np.float64),
         groups=[questions["video"], real["video"]],
         strata=[questions["label"], real["label"]],
         pairs=max(1, draws // 2),
         unit="videos",
     )
-    fad, least = (sound_distance(one, real, *asked, draws=draws) for one in (notes, own))
-    floor = floor_of(notes, *asked, "videos", spread, draws=draws)
+    fad, least = (sound_distance(one, real, *asked, draws=draws) for one in (measurements, own))
+    floor = floor_of(measurements, *asked, "videos", spread, draws=draws)
     return CopyScores(floor, fad, difference(fad, least))
 
 # %% ../nbs/04c_floor.ipynb #9c5aead9
@@ -400,7 +400,7 @@ def model_like_mels(
     batch: int = 64,
 ) -> torch.Tensor:  # (n, mels, frames) in [-1, 1]
     "Mels as the model makes them, in step with recordings (SDEdit); raises `UserError`."
-    part, made = shortened(process, strength), []
+    part, made = shorten(process, strength), []
     for start in progress(range(0, len(mel), batch), "model-like mels", unit="batch"):
         chosen = slice(start, start + batch)
         sample = dpm_solver(
@@ -467,7 +467,7 @@ class FineTuneTask(VocoderTask):
     ):
         super().__init__(profile, dataset, seed, device)
         self.pairs, self.alone = pairs, alone
-        self.generator.load_state_dict(load_weights(published(profile, dataset, "hifigan"))[0])
+        self.generator.load_state_dict(load_weights(find_weights(profile, dataset, "hifigan"))[0])
 
     def config(self) -> dict[str, object]:
         "Configuration of the generator, and what it learns from."
@@ -555,13 +555,13 @@ TRIED_SOUNDS = 256  # of the trials, the first ones
 
 def fine_tuning(
     bench: Bench,
-) -> dict[str, dict[str, np.ndarray]]:  # notes by "mels vocoder"; "sounds": a few to listen to
+) -> dict[str, dict[str, np.ndarray]]:  # measurements by "mels vocoder"; "sounds": a few to listen to
     "Notes on sounds before and after fine-tuning, for three kinds of mels; trains only if it must."
     config = fine_tuning_config(bench.profile.train_of(bench.dataset, "hifigan"))
 
     def compute() -> dict[str, np.ndarray]:
         trials, synthesizer = bench.trials, bench.synthesizer("clipsynth")
-        network = load_generator(published(bench.profile, bench.dataset, "hifigan"))
+        network = load_generator(find_weights(bench.profile, bench.dataset, "hifigan"))
         row, start, seeds = (x[:TRIED_SOUNDS] for x in (trials.row, trials.start, trials.seed))
         recording, real = windows_of(bench.store, row, start)
         query = queries(bench, "image", np.arange(len(row))).float()
@@ -579,7 +579,7 @@ def fine_tuning(
         target["sampled"] = denormalize(free)
         beside = {"real": recording, "aligned": recording, "sampled": None}
         errors = copy_synthesis(bench, "hifigan")["mel_error"]
-        notes, shown = {}, typical_and_worst(errors, len(row))
+        measurements, shown = {}, typical_and_worst(errors, len(row))
         sounds = {"recording": recording[shown], "griffin-lim": griffin_lim(target["real"][shown])}
         for kind, mel in zip(MELS, (real, like, free), strict=True):
             made = {n: vocode(v, denormalize(mel)).cpu() for n, v in vocoders.items()}
@@ -590,8 +590,8 @@ def fine_tuning(
                 made["default"] = synthesizer.waveforms(mel)
             for name, sound in made.items():
                 found = listen(bench, target[kind], sound, beside[kind])
-                notes[f"{kind} {name}"] = {**found, "spectrum": found["spectrum"].mean(0)}
-        flat = {f"{k}/{name}": a for k, part in notes.items() for name, a in part.items()}
+                measurements[f"{kind} {name}"] = {**found, "spectrum": found["spectrum"].mean(0)}
+        flat = {f"{k}/{name}": a for k, part in measurements.items() for name, a in part.items()}
         short = {name: sound[:, : AUDIO.sample_rate * 2] for name, sound in sounds.items()}
         for name, sound in short.items():
             flat[f"sounds/{name}"] = to_int16(sound)

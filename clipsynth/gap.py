@@ -13,9 +13,9 @@ from .core import load_beside, weights_file
 from .bridges import mean_shift, memory_projection, placebo_shift
 from clipsynth.eval import (
     Bench,
-    asked,
+    measure_model,
     class_names,
-    generated,
+    measure_generated,
     picture_centroid,
     trial_record,
 )
@@ -103,9 +103,9 @@ def bridge_records(
     label = space["label"]
     placebo = torch.from_numpy(bridged_prompts(space)["placebo"][label].astype(np.float32))
     return {
-        "mean shift": asked(bench, "clipsynth", "text", "mean-shift"),
-        "memory projection": asked(bench, "clipsynth", "text", "memory"),
-        "placebo": generated(
+        "mean shift": measure_model(bench, "clipsynth", "text", "mean-shift"),
+        "memory projection": measure_model(bench, "clipsynth", "text", "memory"),
+        "placebo": measure_generated(
             bench, "clipsynth", "gap-placebo", placebo.__getitem__, settings={"bridge": "placebo"}
         ),
     }

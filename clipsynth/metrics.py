@@ -7,7 +7,7 @@ __all__ = ['STEP', 'FIXED', 'NUMBERS', 'PRIOR_VIDEOS', 'FINE', 'mean_and_factor'
            'weighted_mean', 'interval', 'frechet_distances', 'as_reference', 'distance_interval', 'difference',
            'gap_closed', 'verdict', 'median_distance', 'kernel_distance', 'kernel_distances', 'class_accuracy',
            'MetricNet', 'MelNet', 'AudioNet', 'embed_all', 'heard_classes', 'MetricTask', 'AudioNetTask', 'MelNetTask',
-           'louder_crop', 'timbre', 'SecondOpinion', 'load_audio_net', 'load_mel_net']
+           'louder_crop', 'timbre', 'IndependentProbe', 'load_audio_net', 'load_mel_net']
 
 # %% ../nbs/04a_metrics.ipynb #1556e436
 from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ def mean_and_factor(
 
 
 def frechet_distance(
-    features: Any,  # (n, width), of the sounds to judge
+    features: Any,  # (n, width), of the sounds to compare
     reference: Any,  # (m, width), of real sounds
 ) -> float:  # 0 or more
     "Squared Fréchet distance of the Gaussian fits (FAD, FID), in the nuclear-norm form; raises `UserError`."
@@ -291,7 +291,7 @@ def as_reference(
 
 # %% ../nbs/04a_metrics.ipynb #e57b0006
 def distance_interval(
-    features: Any,  # (n, width), of the sounds to judge
+    features: Any,  # (n, width), of the sounds to compare
     reference: Any,  # (m, width), of real sounds
     groups: Sequence[Any] | None = None,  # the video of each row, on both sides; see `interval`
     strata: Sequence[Any] | None = None,  # the class of each row, on both sides
@@ -766,8 +766,8 @@ def timbre(
     return np.concatenate([cepstrum.mean(2)[:, 1:], cepstrum.std(2), change], axis=1)
 
 
-class SecondOpinion:
-    "A judge without a stake: logistic regression on `timbre`, as arrays that a record can keep."
+class IndependentProbe:
+    "A classifier that no model was selected on: logistic regression on `timbre`, as arrays that a record can keep."
 
     def __init__(
         self,
@@ -783,13 +783,13 @@ class SecondOpinion:
         cls,
         mels: Any,  # (n, mels, frames) in [-1, 1], of training sound
         labels: Sequence[str],  # (n,) their classes
-    ) -> "SecondOpinion":
+    ) -> "IndependentProbe":
         "Learn from real mels; raises `UserError` where there are no two classes to tell apart."
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
 
         if len(set(labels)) < 2:
-            raise UserError("a second opinion needs sounds of two classes at least")
+            raise UserError("an independent probe needs sounds of two classes at least")
         x = timbre(mels)
         scale = StandardScaler().fit(x)
         model = LogisticRegression(C=0.1, max_iter=1_000).fit(scale.transform(x), np.asarray(labels))
@@ -805,7 +805,7 @@ class SecondOpinion:
         names = np.frombuffer("\n".join(self.names).encode(), np.uint8)
         return {"weight": self.weight, "bias": self.bias, "names": names}
 
-    def hear(
+    def classify(
         self,
         mels: Any,  # (n, mels, frames) in [-1, 1]
     ) -> np.ndarray:  # (n,) class names

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['YAMNET', 'WINDOW', 'STEP', 'GENERIC', 'MEANINGS', 'FIRST', 'CLIPS', 'AXES', 'yamnet_file', 'Yamnet', 'likeliest',
-           'place_of', 'is_heard', 'clips_of', 'world_heard', 'unpacked', 'axes_of', 'outside_notes', 'outside_records']
+           'place_of', 'is_heard', 'clips_of', 'world_heard', 'unpack_texts', 'axes_of', 'outside_measurements',
+           'outside_records']
 
 # %% ../nbs/04g_outside.ipynb #4a6e0003
 import csv
@@ -25,7 +26,7 @@ from clipsynth.eval import (
     queries,
     real_windows,
     reference,
-    sampled,
+    sample_mels,
     trial_record,
     windows_of,
 )
@@ -263,7 +264,7 @@ def _packed(texts: Sequence[str], width: int = 160) -> np.ndarray:
     return np.stack(rows)
 
 
-def unpacked(
+def unpack_texts(
     packed: np.ndarray,  # (count, width) uint8
 ) -> list[str]:
     "The texts that a record keeps as bytes."
@@ -288,7 +289,7 @@ def axes_of(
     return bench.aggregate("yamnet-axes", make, settings={"judge": YAMNET[:16]})
 
 
-def outside_notes(
+def outside_measurements(
     bench: Bench,
     name: str,  # of the system
     sounds: Callable[[np.ndarray], torch.Tensor],  # row numbers -> (n, samples) in [-1, 1]
@@ -333,7 +334,7 @@ def outside_records(
             return windows_of(bench.store, row[some], start[some])[0]
 
         rows = lambda: real_windows(bench, split)[0]  # noqa: E731
-        return outside_notes(bench, f"real-{split}", sounds, rows, lambda: labels)
+        return outside_measurements(bench, f"real-{split}", sounds, rows, lambda: labels)
 
     def copies(some: np.ndarray) -> torch.Tensor:
         trials = bench.trials
@@ -342,11 +343,11 @@ def outside_records(
 
     def made(query: torch.Tensor, some: np.ndarray) -> torch.Tensor:
         model = bench.synthesizer("clipsynth")
-        return model.waveforms(sampled(bench, "clipsynth", query, some))
+        return model.waveforms(sample_mels(bench, "clipsynth", query, some))
 
     found["real training sound"] = real("train")
     found["real test sound"] = real("test")
-    found["copies through the vocoder"] = outside_notes(bench, "copies", copies, trial_rows, asked)
+    found["copies through the vocoder"] = outside_measurements(bench, "copies", copies, trial_rows, asked)
     systems: dict[str, Callable[[np.ndarray], torch.Tensor]] = {
         "image": lambda some: made(queries(bench, "image", some), some),
         "text": lambda some: made(queries(bench, "text", some), some),
@@ -354,7 +355,7 @@ def outside_records(
     }
     for name, sounds in systems.items():
         record = f"clipsynth-{name}"
-        found[f"CLIPSynth, {name.replace('-', ', ', 1).replace('-', ' ')}"] = outside_notes(
+        found[f"CLIPSynth, {name.replace('-', ', ', 1).replace('-', ' ')}"] = outside_measurements(
             bench, record, sounds, trial_rows, asked, "clipsynth"
         )
     return found

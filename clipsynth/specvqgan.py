@@ -304,7 +304,7 @@ class SpecVQGAN(nn.Module):
         return self.codec.decode(text.view(-1, columns, rows).transpose(1, 2)).clamp(-1, 1)
 
 # %% ../nbs/04f_specvqgan.ipynb #4f200019
-ADVERSARIAL_WEIGHT = 0.1  # of the discriminator's opinion, beside the absolute error
+ADVERSARIAL_WEIGHT = 0.1  # of the discriminator's score, beside the absolute error
 
 
 class SpecVQGANTask(MelTask):
@@ -331,7 +331,7 @@ class SpecVQGANTask(MelTask):
             self.discriminator = PatchDiscriminator()
 
     @property
-    def turns(self) -> tuple[int, ...]:
+    def phase_starts(self) -> tuple[int, ...]:
         "The steps at which the discriminator joins, and at which the transformer takes over."
         return (self.alone // 2, self.alone)
 
@@ -350,23 +350,23 @@ class SpecVQGANTask(MelTask):
             loss = cross_entropy(odds.flatten(0, 1), text.flatten())
             yield "specvqgan", loss, {"bits": loss.detach() / math.log(2)}
             return
-        real, judge = batch["mel"], self.discriminator
+        real, discriminator = batch["mel"], self.discriminator
         made, word = self.net(real)
         apart = (made.float() - real).abs().mean()
         words = word.flatten()
         ones = torch.ones_like(words, dtype=torch.float32)
         share = ones.new_zeros(self.net.codec.count).scatter_add_(0, words, ones) / len(words)
         logs = {"mel": apart.detach(), "words": share.pow(-share).prod()}
-        if self.step < self.turns[0]:
+        if self.step < self.phase_starts[0]:
             yield "specvqgan", apart, logs
             return
-        loss = relu(1 - judge(real)).mean() + relu(1 + judge(made.detach())).mean()
+        loss = relu(1 - discriminator(real)).mean() + relu(1 + discriminator(made.detach())).mean()
         yield "discriminator", loss, {"discriminator": loss.detach()}
-        judge.requires_grad_(False)  # the codec's loss passes through it, not into it
+        discriminator.requires_grad_(False)  # the codec's loss passes through it, not into it
         try:
-            yield "specvqgan", apart - ADVERSARIAL_WEIGHT * judge(made).mean(), logs
+            yield "specvqgan", apart - ADVERSARIAL_WEIGHT * discriminator(made).mean(), logs
         finally:
-            judge.requires_grad_(True)
+            discriminator.requires_grad_(True)
 
     def samples(
         self,

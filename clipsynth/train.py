@@ -34,7 +34,7 @@ from clipsynth.core import (
     pick_device,
     runs_dir,
     save_weights,
-    seeded,
+    seeded_name,
     to_json,
     weights_file,
     write_text,
@@ -45,8 +45,8 @@ from .diffusion import Diffusion, training_steps
 from .magnitude import MagnitudeNet, magnitude_losses, magnitudes
 from .query import QueryEncoder, as_condition, prompt, prompt_of
 from .samplers import dpm_solver
-from .settings import configured, said
-from .trainer import Losses, Trainer, alone_in, load_state, log_text, measure, moved, run, stop_requested
+from .settings import configure, said
+from .trainer import Losses, Trainer, alone_in, load_state, log_text, measure, to_device, run, stop_requested
 from .unet import UNet
 from clipsynth.vocoder import (
     FEATURE_WEIGHT,
@@ -198,7 +198,7 @@ class MelTask:
         values: np.ndarray,
     ) -> torch.Tensor:
         "What NumPy drew, on the device."
-        return moved(torch.from_numpy(values), self.device)
+        return to_device(torch.from_numpy(values), self.device)
 
 # %% ../nbs/03_train.ipynb #3da5c0df
 class DiffusionTask(MelTask):
@@ -364,7 +364,7 @@ class VocoderTask:
             )
 
     @property
-    def turns(self) -> tuple[int, ...]:
+    def phase_starts(self) -> tuple[int, ...]:
         "The step at which the discriminators join."
         return (self.alone,)
 
@@ -390,7 +390,7 @@ class VocoderTask:
 
     def losses(self, batch: dict[str, torch.Tensor]) -> Losses:
         "First the discriminators' loss, then the generator's."
-        real, judges = batch["sound"], self.discriminators
+        real, discriminators = batch["sound"], self.discriminators
         with torch.autocast(real.device.type, enabled=False):  # the generator stays in float32
             heard = batch["mel"] if "mel" in batch else log_mel(real)
             fake = self.generator(heard, *batch["first"][:1]) if "first" in batch else self.generator(heard)
@@ -398,20 +398,20 @@ class VocoderTask:
             mel = mel_loss(real, fake)
             yield "generator", MEL_WEIGHT * mel, {"mel": mel.detach()}
             return
-        loss = discriminator_loss(judges(real), judges(fake.detach()))
+        loss = discriminator_loss(discriminators(real), discriminators(fake.detach()))
         yield "discriminators", loss, {"discriminator": loss.detach()}
-        judges.requires_grad_(False)  # the generator's loss passes through them, not into them
+        discriminators.requires_grad_(False)  # the generator's loss passes through them, not into them
         with torch.no_grad():
-            opinions_real = judges(real)
-        opinions = judges(fake)
-        mel, features = mel_loss(real, fake), feature_loss(opinions_real, opinions)
-        adversarial = generator_loss(opinions)
+            real_maps = discriminators(real)
+        fake_maps = discriminators(fake)
+        mel, features = mel_loss(real, fake), feature_loss(real_maps, fake_maps)
+        adversarial = generator_loss(fake_maps)
         logs = {"mel": mel, "features": features, "adversarial": adversarial}
         loss = adversarial + FEATURE_WEIGHT * features + MEL_WEIGHT * mel
         try:
             yield "generator", loss, {name: value.detach() for name, value in logs.items()}
         finally:
-            judges.requires_grad_(True)
+            discriminators.requires_grad_(True)
 
     def samples(
         self,
@@ -568,7 +568,7 @@ def make_trainer(
     dataset = owner_of(model, dataset)
     profile = _changed(profile, changes)
     config, where = profile.train_of(dataset, model), pick_device(device)
-    folder = runs_dir(profile, dataset, seeded(model, config.seed))
+    folder = runs_dir(profile, dataset, seeded_name(model, config.seed))
     task = make_task(model, dataset, profile, config.seed, where)
     origin = start_from(next(iter(task.modules().values())), config.init, profile)
     identity = {"model": model, "dataset": dataset, "profile": profile.name, "task": task.config()}
@@ -600,7 +600,7 @@ def train(
 
 
 def _changed(profile: Profile, changes: dict[str, Any] | None) -> Profile:
-    return configured(profile, {f"train.{name}": it for name, it in (changes or {}).items()})
+    return configure(profile, {f"train.{name}": it for name, it in (changes or {}).items()})
 
 # %% ../nbs/03_train.ipynb #77fcec75
 def published_file(
@@ -609,7 +609,7 @@ def published_file(
 ) -> Path:
     "Where the weights of a run go."
     about = trainer.about
-    name = seeded(about["model"], trainer.config.seed)
+    name = seeded_name(about["model"], trainer.config.seed)
     return weights_file(profile, about["dataset"], name, new=True)
 
 
@@ -724,7 +724,7 @@ def plan_text(
 def curve_figure(
     rows: list[dict[str, Any]],  # of `bench/results/curve.json`, one for each state
 ) -> Any:  # a matplotlib figure
-    "Held-out error and hits of two judges against core-hours: a line for each model and world."
+    "Held-out error and class accuracy by two classifiers against core-hours: a line for each model and world."
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))
@@ -738,9 +738,9 @@ def curve_figure(
         hours = [row["core_seconds"] / 3600 for row in mine]
         levels = [[v for k, v in row.items() if k.startswith("error_")] for row in mine]
         error = np.exp(np.log(levels).mean(1))  # geometric mean over noise levels
-        judged = ([row[judge] for row in mine] for judge in ("mel-net", "probe"))
+        hits = ([row[net] for row in mine] for net in ("mel-net", "probe"))
         style = {"color": f"C{models.index(model)}", "ls": ("-", "--", ":")[worlds.index(world) % 3]}
-        for axis, values in zip(axes, (error, *judged), strict=True):
+        for axis, values in zip(axes, (error, *hits), strict=True):
             axis.plot(hours, values, marker=".", lw=1, label=f"{model}, {world}", **style)
     for axis, title in zip(axes, panels, strict=True):
         scale = {"ylim": (0, 100)} if "%" in title else {"yscale": "log"}

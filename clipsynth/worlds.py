@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['INSTRUMENTS', 'TABLE', 'ROOM_LEVEL', 'SHAPES', 'Traits', 'Tone', 'Stroke', 'Touch', 'Look', 'Instrument',
-           'instrument', 'Note', 'register', 'spectrum', 'modes', 'ring', 'plucked', 'period', 'controls', 'sustained',
-           'drum_voice', 'drummed', 'scale', 'melody', 'notes_of', 'body_gain', 'body', 'room_answer', 'room_tone',
-           'fast_length', 'play', 'Sketch', 'Paint', 'paint_of', 'Scene', 'motion_marks', 'lit', 'picture', 'draw',
-           'Piece', 'plan_pieces', 'video_ids', 'soundtrack', 'frames', 'write_video', 'render_video', 'render_all',
-           'claim_folder', 'render_world']
+           'instrument', 'Note', 'register', 'spectrum', 'modes', 'ring', 'render_plucked', 'period', 'controls',
+           'render_sustained', 'drum_voice', 'render_drums', 'scale', 'melody', 'notes_of', 'body_gain', 'body',
+           'room_answer', 'room_tone', 'fast_length', 'play', 'Sketch', 'Paint', 'paint_of', 'Scene', 'motion_marks',
+           'apply_light', 'picture', 'draw', 'Piece', 'plan_pieces', 'video_ids', 'soundtrack', 'frames', 'write_video',
+           'render_video', 'render_all', 'claim_folder', 'render_world']
 
 # %% ../nbs/00b_worlds.ipynb #414a5551
 import csv
@@ -671,7 +671,7 @@ def _bend(tone: Tone, wave: np.ndarray, depth: float, sample_rate: int) -> np.nd
     return wave[left] + (place - left).astype(np.float32) * (wave[left + 1] - wave[left])
 
 
-def plucked(
+def render_plucked(
     tone: Tone,  # of the instrument
     notes: list[Note],  # of the piece
     samples: int,  # length of the piece
@@ -765,7 +765,7 @@ def controls(
     return pitch, loudness, brightness, which
 
 # %% ../nbs/00b_worlds.ipynb #b9239c17
-def sustained(
+def render_sustained(
     tone: Tone,  # of the instrument
     notes: list[Note],  # of the piece, on any number of lines
     samples: int,  # length of the piece
@@ -826,7 +826,7 @@ def drum_voice(
     return wave.astype(np.float32)
 
 
-def drummed(
+def render_drums(
     strokes: dict[str, Stroke],  # letter -> sound
     notes: list[Note],  # of the piece
     samples: int,  # length of the piece
@@ -1074,9 +1074,9 @@ def play(
     notes, tone = notes_of(recipe, traits, seconds, rng), recipe.tone
     here = body(tone, traits, rng, sample_rate), room_answer(rng, sample_rate)
     if recipe.touch.patterns:
-        dry = drummed(recipe.touch.strokes, notes, samples, rng, sample_rate)
+        dry = render_drums(recipe.touch.strokes, notes, samples, rng, sample_rate)
     else:
-        dry = (plucked if tone.decay else sustained)(tone, notes, samples, rng, sample_rate)
+        dry = (render_plucked if tone.decay else render_sustained)(tone, notes, samples, rng, sample_rate)
     size = fast_length(len(here[0]) + len(here[1]))
     answer = np.fft.irfft(np.fft.rfft(here[0], size) * np.fft.rfft(here[1], size), size)
     size = fast_length(samples + size)
@@ -1506,7 +1506,7 @@ def _camera(scene: Scene, warmth: float, side: int) -> tuple[np.ndarray, np.ndar
     return np.ascontiguousarray(np.broadcast_to(ramp[:, None] * tint, shape)), spread.copy()
 
 
-def lit(
+def apply_light(
     image: Any,  # a square PIL image of twice the size
     traits: Traits,  # warmth tints the light
     scene: Scene,  # how bright the light is, and where it comes from
@@ -1538,7 +1538,7 @@ def picture(
     SHAPES[look.shape](Sketch(image, centre, scale, look.turn + scene.angle + sway), paint, look)
     if marks:
         motion_marks(image, traits.tempo)
-    return lit(image, traits, scene)
+    return apply_light(image, traits, scene)
 
 
 def draw(
