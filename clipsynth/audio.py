@@ -84,7 +84,7 @@ def filters(
     config: AudioConfig,
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (mels, bins); (window,)
-    "The mel filters and the analysis window; shared, so nobody may change them in place."
+    "The mel filters and the analysis window; shared: not to be changed in place."
     from librosa.filters import mel
 
     bank = mel(

@@ -347,7 +347,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    "How models are judged (paper §4.1): 512 samples against the whole test set."
+    "How models are evaluated (paper §4.1): 512 samples against the whole test set."
 
     samples: int = 512
     sampler: Literal["ancestral", "ddim", "dpm-solver", "heun"] = "ancestral"
@@ -671,7 +671,7 @@ def _name(profile: str | Profile) -> str:
 def profile_dir(
     profile: str | Profile,
 ) -> Path:  # the data folder itself, or its `smoke` sub-folder
-    "The data folder of a profile: smoke runs have a room of their own."
+    "The data folder of a profile: smoke runs have a sub-folder of their own."
     return data_dir() / "smoke" if _name(profile) == "smoke" else data_dir()
 
 

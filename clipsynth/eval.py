@@ -64,7 +64,7 @@ if TYPE_CHECKING:
 
 # %% ../nbs/04_eval.ipynb #cff7bf3e
 class Trials(NamedTuple):
-    "What every model is asked: windows of test chunks, a picture in each, and their labels."
+    "The trials of every model: windows of test chunks, a picture in each, and their labels."
 
     row: np.ndarray  # (n,), row of the store
     start: np.ndarray  # (n,), first mel frame
@@ -700,7 +700,7 @@ def table1_records(
 
 # %% ../nbs/04_eval.ipynb #acb3456b
 class Scores(NamedTuple):
-    "How one set of sounds fares against the test set."
+    "The scores of one set of sounds against the test set."
 
     fad: Estimate
     fid: Estimate

@@ -575,7 +575,7 @@ def evaluate_clip(
     crowd: tuple[float, float] = (0.5, 0.12),  # shares with clutter and with a second thing
     count: int = 512,  # pictures that were in no training pool
 ) -> dict[str, Any]:  # accuracy; gap and matched cosine with free captions; truth, images, texts
-    """What a MiniCLIP makes of held-out pictures of a world and a free caption of each."""
+    """How well a MiniCLIP does on held-out pictures of a world and a free caption of each."""
     pictures, truth = picture_block(dataset, 0, count, 777, crowd)
     rng, images = numpy_rng("captions held out"), encoder.image(pictures)
     texts = encoder.text([caption(seen, rng).text for seen in truth])

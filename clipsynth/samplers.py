@@ -81,7 +81,7 @@ class SamplerRun:
 
     def data(
         self,
-        i: int,  # place on the path
+        i: int,  # place in the run
         x: torch.Tensor,  # (batch, ...), the sample there
     ) -> torch.Tensor:  # like x, in [-1, 1]
         "The data that the network sees in x."
@@ -95,7 +95,7 @@ class SamplerRun:
         self,
         move: Callable[[int, torch.Tensor, torch.Tensor], torch.Tensor],  # from i, x and its data
     ) -> torch.Tensor:  # the last estimate of the data
-        "Walk to the end of the path; raises `UserError` where the network gives no numbers."
+        "Go through all steps; raises `UserError` where the network gives no numbers."
         x = data = self.start
         for i in range(len(self.level) if len(x) else 0):
             last = i + 1 == len(self.level)
@@ -262,18 +262,18 @@ def _alike(query: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
 # %% ../nbs/01b_samplers.ipynb #trav0002
 def travelling(
     steps: Sequence[int] | np.ndarray,  # ascending, such as `even_log_snr` gives
-    jump: int = 1,  # how many steps to walk before going back
-    times: int = 4,  # how often to walk each stretch, 1: no going back
+    jump: int = 1,  # how many steps before going back
+    times: int = 4,  # how often to go through each stretch, 1: no going back
 ) -> list[int]:  # for `steps` of a sampler, in the order of the visit
-    "Walk down, jump back up, walk down again (RePaint, Lugmayr et al. 2022, algorithm 1)."
+    "Go down, jump back up, go down again (RePaint, Lugmayr et al. 2022, algorithm 1)."
     if jump < 1 or times < 1:
         raise UserError(f"travelling: jump {jump} and times {times} must be 1 at least")
     down = [int(step) for step in reversed(steps)]
-    walk = down[:1]
+    visits = down[:1]
     for first in range(0, len(down) - 1, jump):
         stretch = down[first : first + jump + 1]
-        walk += (stretch[1:] + stretch[:1]) * (times - 1) + stretch[1:]
-    return walk
+        visits += (stretch[1:] + stretch[:1]) * (times - 1) + stretch[1:]
+    return visits
 
 # %% ../nbs/01b_samplers.ipynb #time0002
 def time_interval(
@@ -290,7 +290,7 @@ def time_interval(
 
 # %% ../nbs/01b_samplers.ipynb #data0002
 class _Data:
-    "What a denoiser sees, as data, and how to say other data in its place."
+    "Converts a denoiser's output to an estimate of the data, and back."
 
     def __init__(self, process: Diffusion, denoiser: Denoiser):
         self.process, self.denoiser = Diffusion(process.config), denoiser
@@ -304,7 +304,7 @@ class _Data:
         return (x - now["noise"] * noise) / now["signal"], v, now["signal"], now["noise"]
 
     def from_x0(self, x: Any, data: Any, v: Any, signal: Any, noise: Any) -> torch.Tensor:
-        "The output of a network that sees this data."
+        "The output of a network with this estimate of the data."
         guess = (x - signal * data) / noise
         output = signal * guess - noise * data if self.process.velocity else guess
         return torch.cat([output, v], dim=1)
@@ -315,16 +315,16 @@ def threshold(
     denoiser: Denoiser,
     quantile: float = 0.995,  # of a sample's magnitudes: what lies beyond is clipped
 ) -> Denoiser:
-    "Dynamic thresholding (Saharia et al. 2022, section 2.3): turn down what is too loud."
+    "Dynamic thresholding (Saharia et al. 2022, section 2.3): scale down what is too loud."
     view = _Data(process, denoiser)
 
-    def turns_down(x: torch.Tensor, time: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+    def scales_down(x: torch.Tensor, time: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
         data, *rest = view.to_x0(x, time, condition)
         loud = data.abs().flatten(1).quantile(quantile, dim=1).clamp(min=1)
         loud = loud.view(-1, *[1] * (data.ndim - 1))
         return view.from_x0(x, data.clamp(-loud, loud) / loud, *rest)
 
-    return turns_down
+    return scales_down
 
 # %% ../nbs/01b_samplers.ipynb #inpa0001b
 def _drawn(

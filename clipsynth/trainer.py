@@ -302,14 +302,14 @@ def to_device(
     value: torch.Tensor,
     device: torch.device | str,
 ) -> torch.Tensor:
-    "A tensor on a device, sent without making the processor wait for the card."
+    "A tensor on a device, sent without making the CPU wait for the GPU."
     if torch.device(device).type == "cuda" and value.device.type == "cpu":
         return value.pin_memory().to(device, non_blocking=True)
     return value.to(device)
 
 # %% ../nbs/03c_trainer.ipynb #e7ee669d
 class RunLog(Processes):
-    "What a run notes about itself, on the device until it is wanted."
+    "The log of a run, on the device until a row is due."
 
     def __init__(
         self,
@@ -443,7 +443,7 @@ class Trainer(RunLog):
         return adamw([p for p in module.parameters() if p.requires_grad], self.config)
 
     def _settings(self) -> dict[str, Any]:
-        "The settings that make a run what it is: not how it is watched, nor on how many cards."
+        "The settings that make a run what it is: not how it is watched, nor on how many GPUs."
         free = {"log_every", "save_seconds", "tensorboard", "sample_every", "accumulate"}
         kept = {k: v for k, v in to_json(self.config).items() if k not in free}
         return {**kept, "batch": self.config.batch * self.config.accumulate * self.processes}

@@ -190,7 +190,7 @@ def target_status(
     low: float,  # where the number must lie
     high: float,
 ) -> str:  # "reached", "not reached" or "open"
-    "Whether a number is where it must be, by its whole interval."
+    "Whether a measurement lies in the target range, by its whole interval."
     if estimate is None:
         return "open"
     if low <= estimate.low and estimate.high <= high:
@@ -202,7 +202,7 @@ def aim(
     low: float,
     high: float,
 ) -> str:
-    "A range as a person says it."
+    "A range in words."
     if -low == ANY:
         return f"at most {high:g}"
     return f"at least {low:g}" if high == ANY else f"{low:g} to {high:g}"
@@ -241,7 +241,7 @@ def own_change(
 
 # %% ../nbs/04d_zoo.ipynb #ddb81fc5
 class Target(NamedTuple):
-    "One number that a world must show."
+    "One target of a world."
 
     what: str  # of `TARGETS`
     low: float  # where it must lie
@@ -254,7 +254,7 @@ def targets(
     bench: Bench,
     draws: int = 200,
 ) -> list[Target]:  # empty for a dataset that has none
-    "What a world must show, and what it shows, with intervals by video; raises `UserError`."
+    "The targets of a world and their measurements, with intervals by video; raises `UserError`."
     if not any(bench.dataset in ranges for ranges in TARGETS.values()):
         return []
     trials, real, pairs = trial_record(bench), reference(bench), max(1, draws // 2)
