@@ -59,7 +59,7 @@ def looked_at(state: dict, held_out: HeldOut, probe: IndependentProbe) -> Row:
     unet = network(state, held_out)
     mels = held_out.sampled(unet, ASKED)
     row: Row = {"wall_seconds": state["seconds"], **held_out.errors(unet), "asked": len(mels)}
-    row["mel-net"] = held_out.right(heard_classes(held_out.judge, embed_all(held_out.judge, mels)))
+    row["mel-net"] = held_out.right(heard_classes(held_out.mel_net, embed_all(held_out.mel_net, mels)))
     row["probe"] = held_out.right(probe.classify(mels[:, 0].numpy()))
     return row
 
@@ -77,8 +77,8 @@ def measure(world: str, folder: Path, chosen: Profile, most: int, results: Path)
     if not there:
         return print(f"{world}: no states in {folder / world}")
     held_out = HeldOut(world, chosen)
-    judge = certificate(weights_file(chosen, world, "mel-net"))["sha256"]
-    inputs = {"profile": chosen.name, "store": held_out.store.digest, "mel-net": judge}
+    net = certificate(weights_file(chosen, world, "mel-net"))["sha256"]
+    inputs = {"profile": chosen.name, "store": held_out.store.digest, "mel-net": net}
     old = json.loads(results.read_text()) if results.exists() else {"inputs": {}, "rows": []}
     rows = [row for row in old["rows"] if row["world"] != world or old["inputs"].get(world) == inputs]
     done = {(row["model"], row["step"]) for row in rows if row["world"] == world}

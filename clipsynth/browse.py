@@ -425,7 +425,7 @@ class Searcher:
         return np.concatenate(rows), np.concatenate(best)
 
 # %% ../nbs/00g_browse.ipynb #b0000053
-ALARMS = 0.01  # largest share of strangers that may be taken for copies
+ALARMS = 0.01  # largest share of unrelated clips that may be taken for copies
 
 
 @dataclass(frozen=True)
@@ -468,7 +468,7 @@ class Copies:
 
     @property
     def rates(self) -> tuple[float, float]:
-        "The share of strangers that are called copies, and of made copies that are found."
+        "The share of unrelated clips that are called copies, and of made copies that are found."
         return float((self.strangers > self.threshold).mean()), float((self.made > self.threshold).mean())
 
 # %% ../nbs/00g_browse.ipynb #b0000054

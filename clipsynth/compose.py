@@ -350,7 +350,7 @@ def restyled_mels(
     bench: Bench,
     pairs: Pairs,
     mels: torch.Tensor,  # (n, mels, frames) in [-1, 1], of the first trials
-    strength: float,  # share of the process that is walked again
+    strength: float,  # share of the process that is run again
 ) -> torch.Tensor:  # (n, mels, frames) in [-1, 1]
     "Real mels made again with the second trial's picture as the query."
     synthesizer = bench.synthesizer("clipsynth")
@@ -364,7 +364,7 @@ def restyled_mels(
 
 def restyle(
     bench: Bench,
-    strengths: Sequence[float],  # shares of the process that are walked again
+    strengths: Sequence[float],  # shares of the process that are run again
     count: int = 32,
 ) -> dict[str, np.ndarray]:  # 'seen' and 'rhythm' (n, strengths), 'label' (n, 2)
     "What is seen in real mels re-made with another query, and how alike their rhythm stays."
@@ -553,7 +553,7 @@ def neighbours(
     return (x[..., 1:] * x[..., :-1]).sum(1)
 
 # %% ../nbs/07_play.ipynb #96e0e2d9
-PAIRS, LEARN = 64, 1_500  # pairs of queries; mixtures that the listener learns from
+PAIRS, LEARN = 64, 1_500  # pairs of queries; mixtures that the classifier learns from
 SHARES = (0.0, 0.25, 0.4, 0.5, 0.6, 0.75, 1.0)  # of the second query, in blends
 STRENGTHS = (0.2, 0.35, 0.5, 0.65, 0.8, 1.0)  # of making again with another query
 SOME = 32  # questions of the smaller studies

@@ -779,7 +779,7 @@ def pick_device(
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and is_launched() and "LOCAL_RANK" in os.environ:  # a card for each process
+    if name == "cuda" and is_launched() and "LOCAL_RANK" in os.environ:  # a GPU for each process
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.empty(0, device=name)
@@ -909,7 +909,7 @@ def lock(
     work: str,  # what is done there, for the message: "a training"
     wait: bool = False,  # for another process to finish, rather than to refuse
 ) -> Iterator[None]:
-    "Work alone in a folder; raises `UserError` when another process does. A holder may ask again."
+    "Hold the lock of a folder; raises `UserError` when another process has it. A holder may lock again."
     path = Path(os.path.realpath(folder)) / ".lock"
     mine = os.getpid(), threading.get_ident(), path
     if mine in _HELD:
@@ -1045,7 +1045,7 @@ def code_digest(
 def out_of_memory(
     error: BaseException,
 ) -> bool:
-    "Whether an error says that memory has run out: Python's, torch's, or a card's."
+    "Whether an error says that memory has run out: Python's, torch's, or a GPU's."
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     said = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
@@ -1217,14 +1217,14 @@ def check_launcher() -> None:
 
 
 def first_process() -> bool:
-    "Whether this process speaks: it was started alone, or it is the first that a launcher started."
+    "Whether this process prints: it was started alone, or it is the first that a launcher started."
     return not is_launched() or int(os.environ["RANK"]) == 0
 
 
 def notice(
     text: str,  # one line
 ) -> None:
-    "Tell the user something that is no mistake, on the error stream."
+    "Tell the user something that is not an error, on the error stream."
     if first_process():
         print(f"clipsynth: {text}", file=sys.stderr)
 
@@ -1270,7 +1270,7 @@ def command_line(
     *words: str | None,  # what follows it; None is left out
     profile: "str | Profile" = "mini",  # said where it is not the command's own default
 ) -> str:  # in backticks
-    "A command of ours to put into an advice."
+    "A command of ours, for a message."
     own = profile if isinstance(profile, str) else profile.name
     told = ["clipsynth", verb, *(word for word in words if word)]
     return f"`{' '.join(told + (['--profile', own] if own != 'mini' else []))}`"

@@ -237,7 +237,7 @@ class Bench:
         name: str,
         make: Callable[[], Any],
     ) -> Any:
-        "A heavy thing, made when it is first needed."
+        "An object that is made when it is first needed."
         if name not in self._loaded:
             self._loaded[name] = make()
         return self._loaded[name]
@@ -424,7 +424,7 @@ def measure_model(
     modality: str,  # "text" or "image"
     bridge: str = "none",  # of `BRIDGES`, for text
 ) -> dict[str, np.ndarray]:
-    "Measurements of a model's sounds, asked with the labels or with the pictures of the trials."
+    "Measurements of a model's sounds for all trials, with their labels or pictures as queries."
     name = f"{model}-{modality}" + f"-{bridge}" * (bridge != "none")
     settings = {"bridge": bridge} if bridge != "none" else None
 
@@ -438,7 +438,7 @@ def real_windows(
     bench: Bench,
     split: str,  # "test": all of them; "train": as many as there are generated sounds
 ) -> tuple[np.ndarray, np.ndarray]:  # rows and starts
-    "The windows of real sound that stand in the tables."
+    "The windows of real sound in the tables."
     row, start = reference_windows(bench.store, split)
     if split == "test":
         return row, start
@@ -530,7 +530,7 @@ def examples(
     bench: Bench,
     model: str = "clipsynth",
 ) -> dict[str, np.ndarray]:  # mels (classes, mels, frames) float16 in [-1, 1], by kind of query
-    "What a model makes of the first trial of each class, asked with its picture and its label."
+    "A model's mels for the first trial of each class, with its picture and its label as queries."
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
         which = bench.shown[some]

@@ -83,7 +83,7 @@ def count_events(
     seconds: float,  # until when
     time: np.ndarray,  # (steps,) in seconds
 ) -> np.ndarray:  # (steps,) 0..events; the fraction is the way from an event to the next
-    "How many events lie behind each moment."
+    "The number of events before each time."
     return np.interp(time, np.append(starts, seconds + 0.5), np.arange(len(starts) + 1))
 
 # %% ../nbs/00d_everyday.ipynb #ed0d6e39
@@ -194,7 +194,7 @@ def mouth_gain(
     throat: float,  # multiplies the frequencies
     frequency: np.ndarray,  # (bins,) in Hz
 ) -> np.ndarray:  # (mouths, bins) dB
-    "How a mouth passes each frequency: its resonances over a floor of -30 dB."
+    "How a mouth passes each frequency: its resonances, at least -30 dB."
     octave, rows = np.log2(np.maximum(frequency, 40)), []
     for name in mouths:
         bumps = [
@@ -270,7 +270,7 @@ def chorus(
     rng: np.random.Generator,
     sample_rate: int = 16000,  # in Hz
 ) -> np.ndarray:  # (samples,) float32
-    "The sound of all who have one kind of voice."
+    "The sound of several voices of one kind."
     if voice.voices == 1:
         return render_voice(voice, traits, seconds, rng, sample_rate)
     parts: list[np.ndarray] = []
@@ -2194,7 +2194,7 @@ def render_clip(
     clip: Clip,
     config: EverydayConfig,
 ) -> bool:  # whether it was rendered
-    "Render one clip, and damage its file if that is its fate."
+    "Render one clip, and damage its file if the list says so."
     if path.exists():
         return False
     sound = np.sum(list(sound_parts(clip, config).values()), axis=0)

@@ -7,7 +7,7 @@ __all__ = ['WAYS', 'STRENGTH', 'MELS', 'TUNED', 'TRIED_SOUNDS', 'level_error', '
            'mean_spectrum', 'line_level', 'listen', 'ways', 'copy_trials', 'copy_synthesis', 'class_distance',
            'ClassFloor', 'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'CopyScores', 'compare_copies',
            'model_like_mels', 'strengths', 'MelPairs', 'FineTuneTask', 'fine_tuning_config', 'draw_mel_pairs',
-           'fine_tuned', 'fine_tuning', 'typical_and_worst', 'copy_records', 'vocoder_records']
+           'fine_tune', 'fine_tuning', 'typical_and_worst', 'copy_records', 'vocoder_records']
 
 # %% ../nbs/04c_floor.ipynb #0561d703
 import tempfile
@@ -172,7 +172,7 @@ def listen(
     copy: torch.Tensor,  # (n, samples) in [-1, 1]
     recording: torch.Tensor | None = None,  # (n, samples), where there is one
 ) -> dict[str, np.ndarray]:  # arrays with a row for each sound
-    "All that this chapter wants to know of some sounds."
+    "The measurements of copies in this chapter."
     found = bench.metric_nets.measure(copy, normalize(log_mel(copy)))
     measurements = {name: found[name] for name in ("audio", "heard")}
     measurements["mel_error"] = mel_error(mel, copy).numpy()
@@ -263,7 +263,7 @@ def class_distance(
 
 # %% ../nbs/04c_floor.ipynb #231d2ef0
 class ClassFloor(NamedTuple):
-    "How copies of one class, or of all, fare."
+    "The scores of copies of one class, or of all."
 
     label: int  # place in the list of classes; -1: all of them
     sounds: int
@@ -283,7 +283,7 @@ def floor_of(
     wanted: int = -1,  # the class; -1: all of them
     draws: int = 200,
 ) -> ClassFloor:
-    "How the copies of one class, or of all, fare, with intervals over groups."
+    "The scores of the copies of one class, or of all, with intervals over groups."
     inside = np.ones(len(label), dtype=bool) if wanted < 0 else label == wanted
     group, kinds, pairs = groups[inside], label[inside], max(1, draws // 2)
     options: dict[str, Any] = {"groups": [group], "strata": [kinds], "pairs": pairs, "unit": unit}
@@ -306,7 +306,7 @@ def by_class(
     real: dict[str, np.ndarray],  # on the test set
     draws: int = 200,
 ) -> list[ClassFloor]:
-    "The vocoder's damage by class, the farthest from real sound first."
+    "The vocoder's errors by class, the farthest from real sound first."
     rows = []
     for wanted in map(int, np.unique(label)):
         far = class_distance(measurements, real, label, wanted, draws)
@@ -359,7 +359,7 @@ def sound_distance(
 
 
 class CopyScores(NamedTuple):
-    "How one way's copies of all trials fare."
+    "The scores of one way's copies of all trials."
 
     floor: ClassFloor  # all classes together
     fad: Estimate
@@ -371,7 +371,7 @@ def compare_copies(
     way: str,  # one of `ways`
     draws: int = 200,
 ) -> CopyScores:
-    "How one way's copies of all trials fare, with intervals by video, beside the recordings."
+    "The scores of one way's copies of all trials, with intervals by video, beside the recordings."
     questions, real = trial_record(bench), reference(bench)
     asked = questions["label"], questions["video"]
     measurements, own = copy_synthesis(bench, way), copy_synthesis(bench, "recording")
@@ -421,7 +421,7 @@ def strengths(
     values: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
     count: int = 64,  # trials looked at
 ) -> dict[str, np.ndarray]:
-    "Distance from the recording and grain of model-like mels, by strength, in natural log."
+    "Distance from the recording and roughness of model-like mels, by strength, in natural log."
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
         trials, synthesizer = bench.trials, bench.synthesizer("clipsynth")
@@ -511,7 +511,7 @@ def draw_mel_pairs(
     bench: Bench,
     strength: float = STRENGTH,
 ) -> tuple[MelPairs, MelPairs]:  # with the recordings' own mels, with model-like ones
-    "Random training windows, as many as there are trials, the picture of the moment as the query."
+    "Random training windows, as many as there are trials, the picture of the window as the query."
     store, synthesizer, rng = bench.store, bench.synthesizer("clipsynth"), numpy_rng("pairs")
     count = bench.profile.eval.samples
     row = rng.choice(store.rows("train"), count)
@@ -528,7 +528,7 @@ def draw_mel_pairs(
     return MelPairs(samples, mel.numpy()), MelPairs(samples, like.numpy())
 
 # %% ../nbs/04c_floor.ipynb #9fc10bc3
-def fine_tuned(
+def fine_tune(
     bench: Bench,
     pairs: MelPairs,
     config: TrainConfig,  # of `fine_tuning_config`
@@ -555,8 +555,8 @@ TRIED_SOUNDS = 256  # of the trials, the first ones
 
 def fine_tuning(
     bench: Bench,
-) -> dict[str, dict[str, np.ndarray]]:  # measurements by "mels vocoder"; "sounds": a few to listen to
-    "Notes on sounds before and after fine-tuning, for three kinds of mels; trains only if it must."
+) -> dict[str, dict[str, np.ndarray]]:  # measurements by "mels vocoder"; "sounds": a few examples
+    "Measurements of sounds before and after fine-tuning, for three kinds of mels; trains only if it must."
     config = fine_tuning_config(bench.profile.train_of(bench.dataset, "hifigan"))
 
     def compute() -> dict[str, np.ndarray]:
@@ -571,7 +571,7 @@ def fine_tuning(
         vocoders = dict(
             zip(
                 TUNED,
-                [network, *(fine_tuned(bench, p, config) for p in draw_mel_pairs(bench))],
+                [network, *(fine_tune(bench, p, config) for p in draw_mel_pairs(bench))],
                 strict=True,
             )
         )

@@ -438,7 +438,7 @@ _SIGNS = {
 def classify(
     message: str,  # what yt-dlp says
 ) -> str:  # one of `OUTCOMES`, except kept
-    "What an error message says about the video."
+    "The outcome that an error message means."
     said = re.sub(r"^\s*(ERROR:)?\s*\[[^\]]*\] \S+: ", "", message)  # the id says nothing
     return next((word for word, sign in _SIGNS.items() if re.search(sign, said, re.I)), "error")
 
@@ -490,7 +490,7 @@ def fetch(
     rate: int = 1_000_000,  # bytes per second, for whole videos
     seconds: float = 10.0,  # of a clip
 ) -> tuple[str, str]:  # one of `OUTCOMES`, and details
-    "Ask for one video; nothing that goes wrong with it is raised."
+    "Fetch one video; its errors are returned, not raised."
     address = f"https://www.youtube.com/watch?v={check_id(video.id, str(folder))}"
     try:
         with engine(download_options(video, folder, rate, seconds)) as client:
@@ -531,7 +531,7 @@ def append_outcomes(
     path: str | Path,  # downloads.csv
     rows: Iterable[tuple[str, str, str]],  # file name without suffix, one of `OUTCOMES`, details
 ) -> None:
-    "Add lines to an account, whole and on the disk when this returns; a torn last line is cut off."
+    "Add lines to a log of outcomes, whole and on the disk when this returns; a torn last line is cut off."
     path, text = Path(path), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for file, outcome, detail in rows:
@@ -654,7 +654,7 @@ _FULL = re.compile(r"errno (28|122)\b|no space left|quota exceeded", re.IGNORECA
 
 
 def _check_disk(folder: Path, said: str = "") -> None:
-    "Raise `UserError` where the disk is full, by its own account or by an error's."
+    "Raise `UserError` where the disk is full, by its free space or by an error."
     free = shutil.disk_usage(folder).free
     if free < _ROOM or _FULL.search(said):
         raise UserError(
@@ -708,7 +708,7 @@ def outcome_counts(
     import pandas as pd
 
     counts = Counter(outcomes.get(video.stem, "not asked") for video in videos)
-    meanings = {**OUTCOMES, "not asked": "nobody has asked for it yet"}
+    meanings = {**OUTCOMES, "not asked": "not fetched yet"}
     rows = [(word, counts[word], meanings[word]) for word in meanings if counts[word]]
     return pd.DataFrame(rows, columns=["outcome", "files", "meaning"])
 

@@ -169,7 +169,7 @@ def smooth_base(
     mel: torch.Tensor,  # (n, mels, frames) natural log
     config: AudioConfig = AUDIO,
 ) -> torch.Tensor:  # (n, bins, frames)
-    "The magnitudes that the mel tells without a guess: in every bin the mean level of its bands."
+    "The magnitudes that follow from the mel without learning: in every bin the mean level of its bands."
     bank = filters(config, mel.device)[0]
     triangles = bank / bank.amax(1, keepdim=True)  # at most two overlap, and add up to one
     return (triangles / bank.sum(1, keepdim=True)).T @ mel.exp() + FLOOR
@@ -189,7 +189,7 @@ def consistent(
 
 
 def _spread(config: AudioConfig, device: torch.device) -> torch.Tensor:
-    "Whose band a bin is, (bins, mels), each row adding up to one."
+    "The bands of each bin, (bins, mels), each row adding up to one."
     bank = filters(config, device)[0]
     return (bank / bank.sum(0).clamp_min(1e-8)).T
 
@@ -203,7 +203,7 @@ MAGNITUDE = MagnitudeConfig()
 
 
 class _Block(nn.Module):
-    "A ConvNeXt block: a wide look along time for each channel alone, then a step of all channels."
+    "A ConvNeXt block: a depthwise convolution along time, then two linear layers over channels."
 
     def __init__(self, config: MagnitudeConfig):
         super().__init__()
@@ -250,7 +250,7 @@ class Spectral(nn.Module):
 
 
 class GriffinLim(Spectral):
-    "The vocoder that learned nothing: the pseudo-inverse of the filters, then phases."
+    "The vocoder without training: the pseudo-inverse of the filters, then phases."
 
     def __init__(
         self,
@@ -276,7 +276,7 @@ class GriffinLim(Spectral):
 
 
 class MagnitudeNet(Spectral):
-    "Guesses from a log-mel where within each band the energy lies; phases by Griffin-Lim."
+    "Estimates from a log-mel where within each band the energy lies; phases by Griffin-Lim."
 
     def __init__(
         self,
@@ -330,7 +330,7 @@ def magnitude_losses(
     log_mel: torch.Tensor,  # (batch, mels, frames), natural log
     config: AudioConfig = AUDIO,
 ) -> dict[str, torch.Tensor]:  # scalars, to be added up
-    "How far guessed magnitudes are from a recording's: soft parts, loud parts, all parts, the mel."
+    "How far estimated magnitudes are from a recording's: soft parts, loud parts, all parts, the mel."
     whole = (1, 2)
     log = ((made + 1e-3).log() - (true + 1e-3).log()).abs().mean()
     apart = torch.linalg.vector_norm(made - true, dim=whole)

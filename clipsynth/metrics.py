@@ -445,7 +445,7 @@ NUMBERS = ("no", "one", "two", "three", "four", "five")
 def verdict(
     *differences: Estimate,  # claimed to be below zero; one for each training behind the claim
 ) -> str:
-    "Whether a claim holds, fails or is open, and how many trainings say so; raises `UserError`."
+    "Whether a claim holds, fails or is open, and how many trainings decide it; raises `UserError`."
     if not differences:
         raise UserError("a verdict needs a difference at least")
     said = {"holds" if d.high < 0 else "fails" if d.low > 0 else "open" for d in differences}
@@ -522,7 +522,7 @@ def class_accuracy(
     level: float = 0.95,
     unit: str = "videos",
 ) -> Estimate:  # of a proportion
-    "How often the class that was asked for is heard; raises `UserError` for lists that do not fit."
+    "The share of sounds that a classifier gives the class asked for; raises `UserError` for lists that do not fit."
     lists = {"heard": np.asarray(heard), "asked": np.asarray(asked)}
     if groups is not None:
         lists["groups"] = np.asarray(groups)
@@ -595,11 +595,11 @@ FINE = AudioConfig(n_fft=1_024, window=1_024, hop=256, frames=256)  # AudioNet's
 
 
 class MelNet(MetricNet):
-    "The part of Inception: a classifier of mels as images, (n, 1, 64, 64) in [-1, 1]."
+    "In place of Inception: a classifier of mels as images, (n, 1, 64, 64) in [-1, 1]."
 
 
 class AudioNet(MetricNet):
-    "The part of VGGish: a classifier of 16 kHz waveforms, (n, samples) in [-1, 1]."
+    "In place of VGGish: a classifier of 16 kHz waveforms, (n, samples) in [-1, 1]."
 
     def picture(self, sound: torch.Tensor) -> torch.Tensor:
         "The fine log-mel, mapped to [-1, 1]."
@@ -635,7 +635,7 @@ def heard_classes(
     net: MetricNet,
     embeddings: torch.Tensor,  # (n, width), of `embed_all`
 ) -> np.ndarray:  # (n,) class names
-    "What the network hears, from embeddings that are there already."
+    "The class of each sound, from its embedding."
     weight = net.head.weight
     logits = net.head(embeddings.to(weight.device, weight.dtype))
     return np.array(net.classes)[logits.argmax(1).cpu().numpy()]
@@ -784,7 +784,7 @@ class IndependentProbe:
         mels: Any,  # (n, mels, frames) in [-1, 1], of training sound
         labels: Sequence[str],  # (n,) their classes
     ) -> "IndependentProbe":
-        "Learn from real mels; raises `UserError` where there are no two classes to tell apart."
+        "Learn from real mels; raises `UserError` where there are fewer than two classes."
         from sklearn.linear_model import LogisticRegression
         from sklearn.preprocessing import StandardScaler
 

@@ -185,7 +185,7 @@ class Bottleneck(nn.Module):
 
 # %% ../nbs/00j_miniclip.ipynb #3b505e35
 class AttentionPool(nn.Module):
-    """One vector of a picture's places: their mean asks, all answer."""
+    """One vector of a picture's places: attention with their mean as the query."""
 
     def __init__(
         self,
@@ -335,7 +335,7 @@ class MiniClip(nn.Module):
         self,
         tokens: torch.Tensor,  # (n, context) int64
     ) -> torch.Tensor:  # (n, width)
-        """What the end mark of each caption has seen."""
+        """The state at the end mark of each caption."""
         end = tokens.argmax(-1)
         tokens = tokens[:, : int(end.max()) + 1]
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
@@ -385,7 +385,7 @@ def through_video(
     rng: np.random.Generator,  # picks the quality
     pixels: int = 64,  # side of the result
 ) -> np.ndarray:
-    """What a video file does to a picture: a lossy round trip at a random quality, then a resize."""
+    """The effect of a video file on a picture: a lossy round trip at a random quality, then a resize."""
     import io
 
     from PIL import Image
@@ -533,7 +533,7 @@ class MiniClipTask:
         }
 
     def loss(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The contrastive loss of a batch and the price of its geometry; logs the parts."""
+        """The contrastive loss of a batch and the penalty of its geometry; logs the parts."""
         images = self.clip.encode_image(normalize_pixels(batch["image"]), normalize=True)
         rows, which = batch["text"].unique(dim=0, return_inverse=True)
         texts = self.clip.encode_text(rows, normalize=True)[which]
@@ -541,9 +541,9 @@ class MiniClipTask:
         parts = [batch["world"] == number for number in range(len(WORLDS))]
         shapes = [geometry(images[part], texts[part]) for part in parts if part.any()]
         gap, matched = (torch.stack(values) for values in zip(*shapes, strict=True))
-        price = 20 * ((gap - GAP) ** 2 + (matched - MATCHED) ** 2).mean()
+        penalty = 20 * ((gap - GAP) ** 2 + (matched - MATCHED) ** 2).mean()
         logs = {"contrast": found, "matched": matched.mean(), "gap": gap.mean()}
-        return found + price, {name: value.detach() for name, value in logs.items()}
+        return found + penalty, {name: value.detach() for name, value in logs.items()}
 
     def config(self) -> dict:
         """All that is needed to build the model and its tokenizer again; saved inside the weights."""

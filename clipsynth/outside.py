@@ -298,7 +298,7 @@ def outside_measurements(
     model: str | None = None,  # whose weights matter
     settings: dict[str, Any] | None = None,
 ) -> dict[str, np.ndarray]:  # "inner" (n, AXES), "heard" (n,); raises `UserError`
-    "What YAMNet makes of the sounds of one system."
+    "YAMNet's measurements of the sounds of one system."
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
         ear, names, space = bench.get("yamnet", Yamnet), class_names(bench), axes_of(bench)
@@ -316,7 +316,7 @@ def outside_measurements(
 def outside_records(
     bench: Bench,
 ) -> dict[str, dict[str, np.ndarray]]:  # by system; raises `UserError`
-    "What YAMNet makes of real sounds, of copies and of CLIPSynth's, read or made; not `world_heard`."
+    "YAMNet's measurements of real sounds, of copies and of CLIPSynth's, read or made; not `world_heard`."
     axes_of(bench)  # first, since it asks for YAMNet where there is no record
     trials, found = trial_record(bench), {}
 

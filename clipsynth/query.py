@@ -95,7 +95,7 @@ JOINERS = "\u200c\u200d"  # without a shape of their own, but they shape their n
 def check_query(
     query: str,  # free words
 ) -> str:
-    """The query without surrounding space; raises UserError where there is nothing to ask for."""
+    """The query without surrounding space; raises UserError where it is empty."""
     example = "say what should sound, for example `violin`"
     if not isinstance(query, str):
         raise UserError(f"a query is a text, got {type(query).__name__}: {example}")
@@ -116,7 +116,7 @@ def check_texts(
     texts: Sequence[str],
     where: str,  # what the message begins with, e.g. "embed_text"
 ) -> list[str]:
-    """The texts as a list; raises UserError for one text, whose letters would be taken for many."""
+    """The texts as a list; raises UserError for a single string, whose letters would be taken for texts."""
     if isinstance(texts, (str, bytes)):
         raise UserError(f"{where} takes a list of texts, got one: write [{_short(str(texts))}]")
     texts = list(texts)
@@ -166,7 +166,7 @@ def normalize_pixels(
     mean: Sequence[float] = MEAN,  # per channel, of pixels in 0..1
     std: Sequence[float] = STD,  # per channel
 ) -> torch.Tensor:
-    """Pixels as CLIP wants them: 0..1, minus the mean, over the deviation (OpenAI's constants)."""
+    """Pixels as CLIP expects them: 0..1, minus the mean, over the deviation (OpenAI's constants)."""
     shape = (1, 3, 1, 1)
     shift, scale = (torch.tensor(v, device=pictures.device).view(shape) for v in (mean, std))
     return (pictures.float() / 255 - shift) / scale
@@ -302,7 +302,7 @@ class QueryEncoder:
         return list(dict.fromkeys(new))
 
     def _tell_dropped(self, sentence: str) -> None:
-        """One line about the words that the text tower does not see."""
+        """One line about the words that the text tower drops."""
         dropped = dropped_words(self.tokenizer, sentence)
         if dropped:
             count = f"{len(dropped)} words are" if len(dropped) > 1 else "a word is"

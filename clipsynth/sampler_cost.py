@@ -30,7 +30,7 @@ def measure_setting(
     samples: int,  # how many of the trials
     exact: SamplerSetting,  # what plays the exact answer
 ) -> dict[str, np.ndarray]:
-    "What the sounds of a sampler measure, its seconds, each mel's distance to the exact one."
+    "Measurements of a sampler's sounds, its seconds, each mel's distance to the exact one."
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
         synthesizer = Synthesizer(bench.dataset, profile=bench.profile, sampler=setting.sampler)

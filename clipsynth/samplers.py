@@ -61,7 +61,7 @@ class SamplerRun:
         autocast: torch.dtype | None = None,  # run the model in, for example, torch.bfloat16
         callback: Callable[[int, torch.Tensor], None] | None = None,  # gets step, estimated data
     ):
-        "Look the inputs over and draw the first noise; raises `UserError`."
+        "Check the inputs and draw the first noise; raises `UserError`."
         self.process, self.model, self.condition = process, model, checked_condition(condition)
         self.autocast, self.callback = autocast, callback
         first = None if initial is None else TAIL
@@ -84,7 +84,7 @@ class SamplerRun:
         i: int,  # place in the run
         x: torch.Tensor,  # (batch, ...), the sample there
     ) -> torch.Tensor:  # like x, in [-1, 1]
-        "The data that the network sees in x."
+        "The network's estimate of the data in x."
         now = {"signal": self.signal[i], "noise": self.noise[i]}
         with torch.autocast(x.device.type, self.autocast, enabled=self.autocast is not None):
             output = self.model(x, self.time[i].expand(len(x)), self.condition).float()
@@ -125,16 +125,16 @@ def ddim(
     **options: Any,  # as in `Path`: seeds, shape, steps, initial, autocast, callback
 ) -> torch.Tensor:  # (batch, *shape), float32, in [-1, 1]
     "DDIM (Song, Meng and Ermon 2021, eq. 12 and 16); raises `UserError`."
-    path = SamplerRun(process, model, condition, **options)
-    signal, noise = path.signal, path.noise
+    run = SamplerRun(process, model, condition, **options)
+    signal, noise = run.signal, run.noise
 
     def move(i: int, x: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
         fresh = eta * noise[i + 1] / noise[i] * (1 - (signal[i] / signal[i + 1]) ** 2) ** 0.5
         old = (x - signal[i] * data) / noise[i]
         x = signal[i + 1] * data + (noise[i + 1] ** 2 - fresh**2) ** 0.5 * old
-        return x + fresh * path.draw() if eta else x
+        return x + fresh * run.draw() if eta else x
 
-    return path.follow(move)
+    return run.follow(move)
 
 # %% ../nbs/01b_samplers.ipynb #51c7053c
 @torch.inference_mode()
@@ -144,15 +144,15 @@ def dpm_solver(
     condition: torch.Tensor,  # (batch, width), on the device to work on
     *,
     order: int = 2,  # 1 is DDIM
-    correct: bool = True,  # mend each step of order 2 with the estimate at its end
+    correct: bool = True,  # correct each step of order 2 with the estimate at its end
     **options: Any,  # as in `Path`: seeds, shape, steps, initial, autocast, callback
 ) -> torch.Tensor:  # (batch, *shape), float32, in [-1, 1]
     "DPM-Solver++(2M) and UniC-1 (Lu et al. 2022, Zhao et al. 2023); raises `UserError`."
     if order not in (1, 2):
         raise UserError(f"order {order} is not offered: choose 1 (DDIM) or 2")
-    path = SamplerRun(process, model, condition, **options)
-    signal, noise, level = path.signal, path.noise, path.level
-    left = path.start  # the sample at the step before, mended
+    run = SamplerRun(process, model, condition, **options)
+    signal, noise, level = run.signal, run.noise, run.level
+    left = run.start  # the sample at the step before, corrected
 
     def to(i: int, x: torch.Tensor, aim: torch.Tensor) -> torch.Tensor:
         kept = float(np.expm1(level[i - 1] - level[i]))
@@ -161,14 +161,14 @@ def dpm_solver(
     def move(i: int, x: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
         nonlocal left
         step, aim = level[i + 1] - level[i], data
-        if order == 2 and path.before is not None:
+        if order == 2 and run.before is not None:
             slope = step / (level[i] - level[i - 1]) / 2
-            aim = data + slope * (data - path.before)
-            x = to(i, left, (data + path.before) / 2) if correct else x
+            aim = data + slope * (data - run.before)
+            x = to(i, left, (data + run.before) / 2) if correct else x
         left = x
         return to(i + 1, x, aim)
 
-    return path.follow(move)
+    return run.follow(move)
 
 # %% ../nbs/01b_samplers.ipynb #heun0002
 @torch.inference_mode()
@@ -179,28 +179,28 @@ def heun(
     **options: Any,  # as in `Path`: seeds, shape, steps, initial, autocast, callback
 ) -> torch.Tensor:  # (batch, *shape), float32, in [-1, 1]
     "Heun's method: 2 x steps - 1 evaluations (Karras et al. 2022, alg. 1). Raises `UserError`."
-    path = SamplerRun(process, model, condition, **options)
-    signal, ratio = path.signal, np.exp(-path.level).tolist()
+    run = SamplerRun(process, model, condition, **options)
+    signal, ratio = run.signal, np.exp(-run.level).tolist()
 
     def move(i: int, x: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
         scaled, step = x / signal[i], ratio[i + 1] - ratio[i]
         slope = (scaled - data) / ratio[i]
         there = scaled + step * slope
-        data = path.data(i + 1, signal[i + 1] * there)
+        data = run.data(i + 1, signal[i + 1] * there)
         return signal[i + 1] * (scaled + step * (slope + (there - data) / ratio[i + 1]) / 2)
 
-    return path.follow(move)
+    return run.follow(move)
 
 # %% ../nbs/01b_samplers.ipynb #coun0002
 class Counted:
-    "A denoiser that counts how often it is asked: `calls`, and `evaluations` of single samples."
+    "A denoiser that counts its evaluations: `calls`, and `evaluations` of single samples."
 
     def __init__(self, denoiser: Denoiser):  # any
         "Begin at zero."
         self.denoiser, self.calls, self.evaluations = denoiser, 0, 0
 
     def __call__(self, x: torch.Tensor, time: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-        "Ask, and count."
+        "Evaluate, and count."
         self.calls, self.evaluations = self.calls + 1, self.evaluations + len(x)
         return self.denoiser(x, time, query)
 
@@ -330,7 +330,7 @@ def threshold(
 def _drawn(
     view: _Data, mask: torch.Tensor, known: torch.Tensor, rounds: int, *seen: torch.Tensor
 ) -> Any:
-    "What the network sees once the known part has drawn the rest to itself."
+    "The estimate of the data after the pull of the known part on the rest."
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         x, *query = (part.clone() for part in seen)
         data, v, signal, noise = view.to_x0(x.requires_grad_(), *query)
@@ -355,9 +355,9 @@ def inpaint(
     denoiser: Denoiser,
     known: torch.Tensor,  # (batch or 1, ...), in [-1, 1], like a sample
     mask: torch.Tensor,  # of bool, broadcasts to `known`: True where it is to be kept
-    pull: int = 0,  # rounds in which the known part draws the rest; each asks back once per step
+    pull: int = 0,  # rounds of the pull; each is one backward pass per step
 ) -> Denoiser:
-    "A denoiser that knows a part of the sample (RePaint, Lugmayr et al. 2022); raises `UserError`."
+    "A denoiser with a known part of the sample (RePaint, Lugmayr et al. 2022); raises `UserError`."
     known = torch.where(mask, known, 0.0)
     if not known.isfinite().all():
         raise UserError("inpainting: what is to be kept has values that are not finite")

@@ -159,7 +159,7 @@ class Codec(nn.Module):
         self,
         mel: torch.Tensor,  # (n, 1, band, frame) in [-1, 1]
     ) -> torch.Tensor:  # (n, row, column)
-        "How a mel is spelled."
+        "The code words of a mel."
         return self.quantise(self.encoder(mel))[1]
 
     def decode(
@@ -229,7 +229,7 @@ class CodeTransformer(nn.Module):
         condition: torch.Tensor,  # (n, condition)
         words: torch.Tensor,  # (n, some), fewer than a window has
     ) -> torch.Tensor:  # (n, some + 1, codes) logits
-        "Odds of the first word, and of the word after each that is given."
+        "Logits of the first word, and of the word after each that is given."
         text = torch.cat([self.query(condition)[:, None], self.word(words)], 1)
         length = text.shape[1]
         ahead = torch.ones(length, length, dtype=torch.bool, device=text.device).triu(1)
@@ -240,7 +240,7 @@ def gumbel(
     seed: int,  # of the sample
     shape: Sequence[int],  # e.g. (places, words)
 ) -> torch.Tensor:  # of that shape
-    "Noise whose addition to logits makes their largest a draw from their odds."
+    "Noise whose addition to logits makes their largest a draw from their softmax."
     uniform = torch.rand(*shape, generator=torch_rng("specvqgan", seed))
     return -(-uniform.clamp(1e-20).log()).clamp(1e-20).log()
 
@@ -265,7 +265,7 @@ class SpecVQGAN(nn.Module):
         mel: torch.Tensor,  # (n, 1, band, frame) in [-1, 1]
         condition: torch.Tensor | None = None,  # (n, condition)
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        "Painted mel and its words; with a query, the odds of each word and the text (n, words)."
+        "Reconstructed mel and its words; with a query, the logits of each word and the text (n, words)."
         if condition is None:
             return self.codec(mel)
         with torch.no_grad():
@@ -373,7 +373,7 @@ class SpecVQGANTask(MelTask):
         module: Any,  # a `SpecVQGAN`
         count: int = 4,
     ) -> dict[str, torch.Tensor]:  # mels (count, band, frame)
-        "What it spells for a few training queries, always the same."
+        "Its mels for a few training queries, always the same."
         return {"sampled": module.sample(self.fixed_condition(count), range(count))[:, 0]}
 
 

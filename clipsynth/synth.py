@@ -111,7 +111,7 @@ class Synthesizer:
 
     @property
     def prompt(self) -> str:
-        "What stands around a text query: set by name, else what the model was trained with."
+        "The prompt around a text query: set by name, else what the model was trained with."
         kept = load_config(self.paths[self.model]).get("prompt")
         return self.profile.prompt or kept or prompt_of(self.profile, self.dataset)
 
@@ -134,7 +134,7 @@ class Synthesizer:
         unknown = [word for text in texts for word in self.encoder.unknown_words(text)]
         if unknown:
             words = ", ".join(dict.fromkeys(word[:20] for word in unknown[:5]))
-            notice(f"MiniCLIP was never taught {words}: expect any sound")
+            notice(f"MiniCLIP has not learned {words}: the sound may be anything")
         bridge = self.bridge if bridge is None else self._usable_bridge(bridge)
         found = self._prompted(texts)
         return found if bridge == "none" else self._bridged(found, bridge)
@@ -245,7 +245,7 @@ class Synthesizer:
         self,
         scale: float,  # 1: none; more: exaggerate the query
     ) -> Callable[[Denoiser], Denoiser] | None:  # for `mels` and `stream`
-        "Classifier-free guidance; raises `UserError` for a model that always had a query."
+        "Classifier-free guidance; raises `UserError` for a model trained without dropped queries."
         if not math.isfinite(scale):
             raise UserError(f"guidance {scale}: give 1 for none, or a number such as 3")
         if scale != 1 and not load_config(self.paths[self.model]).get("dropped"):
@@ -404,7 +404,7 @@ def one_query(
     query: str | None,  # words
     image: str | Path | None,  # or a picture's file
 ) -> tuple[str | None, np.ndarray | None]:  # what `Synthesizer` takes as query and picture
-    "The one query that was given, looked over; raises `UserError` for none, and for two."
+    "The one query that was given, checked; raises `UserError` for none, and for two."
     if image is None:
         return check_query(query or ""), None
     if query is not None:

@@ -70,8 +70,8 @@ def _store(profile: Profile, dataset: str) -> Store:
 
 def free_memory(
     device: torch.device | str,
-) -> float:  # bytes; infinite where nobody can tell
-    "What a device, or this machine, still has room for."
+) -> float:  # bytes; infinite where unknown
+    "The free memory of a device, or of this machine."
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     try:
@@ -229,7 +229,7 @@ class DiffusionTask(MelTask):
         return {"unet": self.unet}
 
     def config(self) -> dict[str, Any]:
-        "Configuration of network and process, what it learned from, and how it is asked in words."
+        "Configuration of network and process, what it learned from, and its prompt."
         mine = {"unet": self.unet_config, "diffusion": self.diffusion_config, "prompt": self.prompt}
         return {**mine, **super().config(), **self.bridge}
 
@@ -242,7 +242,7 @@ class DiffusionTask(MelTask):
         return {"t": t, "noise": torch.randn(mel.shape, generator=generator, device=mel.device)}
 
     def losses(self, batch: dict[str, torch.Tensor]) -> Losses:
-        "The hybrid loss; to log, its two parts apart, and each by quarter of the noise scale."
+        "The hybrid loss; to log, its two parts, and each by quarter of the noise scale."
         mel, t, condition, noise = (batch[name] for name in ("mel", "t", "condition", "noise"))
         terms = self.diffusion.losses(self.unet, mel, t, condition, noise)
         logs: dict[str, Any] = {name: terms[name].detach() for name in ("mse", "vb")}
@@ -400,7 +400,7 @@ class VocoderTask:
             return
         loss = discriminator_loss(discriminators(real), discriminators(fake.detach()))
         yield "discriminators", loss, {"discriminator": loss.detach()}
-        discriminators.requires_grad_(False)  # the generator's loss passes through them, not into them
+        discriminators.requires_grad_(False)  # the generator's loss does not train them
         with torch.no_grad():
             real_maps = discriminators(real)
         fake_maps = discriminators(fake)
@@ -454,7 +454,7 @@ class MagnitudeTask:
         return {"sound": torch.from_numpy(sound).to(self.device)}
 
     def losses(self, batch: dict[str, torch.Tensor]) -> Losses:
-        "Four distances between guessed and recorded magnitudes, added up."
+        "Four distances between estimated and recorded magnitudes, added up."
         with torch.autocast(batch["sound"].device.type, enabled=False):
             with torch.no_grad():
                 mel, true = log_mel(batch["sound"]), magnitudes(batch["sound"])
@@ -647,7 +647,7 @@ def publish(
 def certificate(
     path: str | Path,  # a weights file, which may be missing if a certificate is in its place
 ) -> dict[str, Any]:  # sha256, bytes, parameters and config
-    "What trained weights say of themselves; raises `UserError`."
+    "The configuration and digest of trained weights; raises `UserError`."
     path = Path(path)
     kept = path.with_suffix(".json")
     if path.exists() or not kept.exists():
@@ -665,7 +665,7 @@ def certificate(
 def certify(
     path: str | Path,  # a weights file
 ) -> Path:
-    "Write what a weights file says of itself beside it, to be kept in its place."
+    "Write the certificate of a weights file beside it, to be kept in its place."
     kept = Path(path).with_suffix(".json")
     write_text(kept, json.dumps(to_json(certificate(path)), indent=1, sort_keys=True) + "\n")
     return kept

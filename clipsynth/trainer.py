@@ -167,7 +167,7 @@ class Muon:
     @torch.no_grad()
     @threads(1)  # on a CPU: matrices too small to be shared
     def step(self) -> None:
-        "Update all weights that have a gradient, unless the flag is up."
+        "Update all weights that have a gradient, unless the flag is set."
         for matrix, kernel in zip(self.matrices, self.inside, strict=True):
             matrix.grad = None if kernel.grad is None else flatten(_laid_like(kernel))
         kept = [m for m in self.matrices if m.grad is not None]
@@ -247,7 +247,7 @@ def _float32_instead(kind: str) -> None:
 
 # %% ../nbs/03c_trainer.ipynb #ebe9f681
 class Processes:
-    "Who computes: a device, its precision, and the processes that share the work."
+    "A device, its precision, and the processes that share the work."
 
     _at_work: object = None  # whose settings Accelerate has
 
@@ -275,7 +275,7 @@ class Processes:
         self,
         *wishes: bool,  # of this process
     ) -> list[bool]:
-        "What any of the processes wishes: the same answer in all of them."
+        "Whether any of the processes says yes: the same answer in all of them."
         if self.processes == 1:
             return list(wishes)
         votes = torch.tensor(wishes, dtype=torch.float32, device=self.device)
@@ -378,7 +378,7 @@ class RunLog(Processes):
 
 def peak_memory(
     device: torch.device,
-) -> float:  # GB: of the card's allocations, or of this process on a CPU
+) -> float:  # GB: of the GPU's allocations, or of this process on a CPU
     "The most memory that was in use."
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
@@ -401,7 +401,7 @@ def log_text(
 
 # %% ../nbs/03c_trainer.ipynb #aca732b8
 class Trainer(RunLog):
-    "Optimises a task; knows nothing about what it trains."
+    "Optimises a task; independent of what it trains."
 
     def __init__(
         self,
@@ -697,7 +697,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 # %% ../nbs/03c_trainer.ipynb #0411a231
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    "Within it, Ctrl-C and SIGTERM set a flag instead of interrupting; the function it gives tells."
+    "Within it, Ctrl-C and SIGTERM set a flag instead of interrupting; the function that it yields reads the flag."
     asked: list[int] = []
     old = {}
     for name in (signal.SIGINT, signal.SIGTERM):

@@ -70,7 +70,7 @@ def members(
 def birth_certificate(
     path: str | Path,  # a weights file, which may be missing if a certificate is in its place
 ) -> dict[str, Any]:
-    "What trained weights say of themselves, and their SHA-256."
+    "The configuration of trained weights, and their SHA-256."
     facts = certificate(path)
     made = facts["config"].get("made", {})
     return {
@@ -268,7 +268,7 @@ def targets(
     copies, own = (compare_copies(bench, way, draws) for way in (bench.profile.vocoder, "recording"))
     picture = measure_model(bench, "clipsynth", "image")
     words = [measure_model(bench, "clipsynth", "text", bridge) for bridge in ("mean-shift", "memory")]
-    honest = trials["pictured"] == trials["label"]
+    matching = trials["pictured"] == trials["label"]
     probe, ear = (right(real, net, real) for net in ("second_seen", "heard"))
     tuned, of_trials = copies.floor.in_tune, (trials["label"], trials["video"])
     measured = [
@@ -277,7 +277,7 @@ def targets(
         (tuned and tuned * 100, None),
         (copies.floor.mel * 100, None),
         (right(picture, "second_seen", trials), probe),
-        (right(where(honest, picture), "second_seen", where(honest, trials)), probe),
+        (right(where(matching, picture), "second_seen", where(matching, trials)), probe),
         (right(picture, "heard", trials), ear),
         *((right(word, "heard", trials), ear) for word in words),
         (change_ratio(picture["change"], own_change(trials, real), *of_trials, draws) * 100, None),
@@ -357,7 +357,7 @@ def page_of(
     about: Sequence[str] = (),  # paragraphs
     key: str = "",  # what the page was made from
 ) -> str:  # HTML
-    "A page that needs no other file: for each class its real and its generated moments."
+    "A page that needs no other file: for each class its real and its generated windows."
     from jinja2 import Template
 
     classes: dict[str, list[tuple[str, ...]]] = {name: [] for name in shown}

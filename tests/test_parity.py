@@ -116,7 +116,7 @@ def test_ddim_trajectory(name: str, eta: float, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(samplers, "noise_source", lambda *_: draw)
     made = samplers.ddim(process, toy, torch.zeros(2, 1), eta=eta, seeds=[0, 1], shape=(1, 4, 4),
-                         steps=process.respaced(25).kept[::-1].tolist(), callback=lambda _, x: seen.append(x.clone()))
+                         steps=process.respace(25).kept[::-1].tolist(), callback=lambda _, x: seen.append(x.clone()))
     shape = case["shape"]
     guesses = np.reshape(case["pred_xstart float64"], shape)
     assert max(apart(guesses[row], seen[step]) for row, step in enumerate(case["steps"])) < 1e-5
