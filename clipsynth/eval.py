@@ -704,10 +704,10 @@ class Scores(NamedTuple):
 
     fad: Estimate
     fid: Estimate
-    accuracy: Estimate  # of the sound, by `AudioNet`
-    look: Estimate  # of the mel, by `MelNet`
-    second_ear: Estimate  # of the sound, by `IndependentProbe`
-    second_eye: Estimate  # of the mel, by the same
+    audio_accuracy: Estimate  # class accuracy of the sound, by `AudioNet`
+    mel_accuracy: Estimate  # class accuracy of the mel, by `MelNet`
+    probe_audio: Estimate  # class accuracy of the sound, by `IndependentProbe`
+    probe_mel: Estimate  # class accuracy of the mel, by the same
 
 
 def score(
