@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WAYS', 'STRENGTH', 'MELS', 'TUNED', 'TRIED_SOUNDS', 'level_error', 'mel_error', 'pitch', 'in_tune', 'power_spectra',
            'mean_spectrum', 'line_level', 'listen', 'ways', 'copy_trials', 'copy_synthesis', 'class_distance',
-           'ClassFloor', 'floor_of', 'by_class', 'in_tune_share', 'sound_distance', 'CopyScores', 'compare_copies',
+           'ClassScores', 'class_scores', 'by_class', 'in_tune_share', 'sound_distance', 'CopyScores', 'compare_copies',
            'model_like_mels', 'strengths', 'MelPairs', 'FineTuneTask', 'fine_tuning_config', 'draw_mel_pairs',
            'fine_tune', 'fine_tuning', 'typical_and_worst', 'copy_records', 'vocoder_records']
 
@@ -262,7 +262,7 @@ def class_distance(
     )
 
 # %% ../nbs/04c_floor.ipynb #231d2ef0
-class ClassFloor(NamedTuple):
+class ClassScores(NamedTuple):
     "The scores of copies of one class, or of all."
 
     label: int  # place in the list of classes; -1: all of them
@@ -274,7 +274,7 @@ class ClassFloor(NamedTuple):
     accuracy: Estimate  # how often the class is heard
 
 
-def floor_of(
+def class_scores(
     measurements: dict[str, np.ndarray],  # of `copy_synthesis`
     label: np.ndarray,  # (n,), class of each copy
     groups: np.ndarray,  # (n,), what stays together: the video or the chunk of each
@@ -282,14 +282,14 @@ def floor_of(
     distance: Estimate | None,
     wanted: int = -1,  # the class; -1: all of them
     draws: int = 200,
-) -> ClassFloor:
+) -> ClassScores:
     "The scores of the copies of one class, or of all, with intervals over groups."
     inside = np.ones(len(label), dtype=bool) if wanted < 0 else label == wanted
     group, kinds, pairs = groups[inside], label[inside], max(1, draws // 2)
     options: dict[str, Any] = {"groups": [group], "strata": [kinds], "pairs": pairs, "unit": unit}
     options["unbiased"] = True  # means
     heard = class_accuracy(measurements["heard"][inside], kinds, group, pairs, unit=unit)
-    return ClassFloor(
+    return ClassScores(
         wanted,
         int(inside.sum()),
         interval(weighted_mean, measurements["mel_error"][inside], **options),
@@ -305,12 +305,12 @@ def by_class(
     label: np.ndarray,  # (n,), class of each copy
     real: dict[str, np.ndarray],  # on the test set
     draws: int = 200,
-) -> list[ClassFloor]:
+) -> list[ClassScores]:
     "The vocoder's errors by class, the farthest from real sound first."
     rows = []
     for wanted in map(int, np.unique(label)):
         far = class_distance(measurements, real, label, wanted, draws)
-        rows.append(floor_of(measurements, label, measurements["chunk"], "chunks", far, wanted, draws))
+        rows.append(class_scores(measurements, label, measurements["chunk"], "chunks", far, wanted, draws))
     order = [row.distance.value if row.distance else -np.inf for row in rows]
     return [rows[i] for i in np.argsort(order, kind="stable")[::-1]]
 
@@ -361,7 +361,7 @@ def sound_distance(
 class CopyScores(NamedTuple):
     "The scores of one way's copies of all trials."
 
-    floor: ClassFloor  # all classes together
+    whole: ClassScores  # all classes together
     fad: Estimate
     above: Estimate  # FAD, above that of the recordings themselves
 
@@ -385,8 +385,8 @@ def compare_copies(
         unit="videos",
     )
     fad, least = (sound_distance(one, real, *asked, draws=draws) for one in (measurements, own))
-    floor = floor_of(measurements, *asked, "videos", spread, draws=draws)
-    return CopyScores(floor, fad, difference(fad, least))
+    whole = class_scores(measurements, *asked, "videos", spread, draws=draws)
+    return CopyScores(whole, fad, difference(fad, least))
 
 # %% ../nbs/04c_floor.ipynb #9c5aead9
 def model_like_mels(

@@ -153,8 +153,8 @@ def _results(dataset: str, model: str, profile: str) -> str:
 # %% ../nbs/03b_hub.ipynb #d1973c8b
 CLIP_LIMITS = """\
 - It knows drawn pictures of 21 instruments and 46 everyday things, and the words of their captions.
-- It never heard a sound, and no caption says how loud anything is.
-- The distance of its two clouds was asked for, to be like OpenAI's; nothing else of OpenAI's CLIP is in it."""
+- It was trained without sound, and no caption says how loud anything is.
+- The distance of its two clouds is a term of its loss, to be like OpenAI's; nothing else of OpenAI's CLIP is in it."""
 
 
 def clip_card(

@@ -334,12 +334,12 @@ def _drawn(
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast("cpu", enabled=False):
         x, *query = (part.clone() for part in seen)
         data, v, signal, noise = view.to_x0(x.requires_grad_(), *query)
-        moved, floor = torch.zeros_like(data), 1 / ((signal / noise) ** 2 + 16)
+        moved, least = torch.zeros_like(data), 1 / ((signal / noise) ** 2 + 16)
         towards = left = torch.where(mask, known - data, 0.0).detach()
         for _ in range(rounds):  # of conjugate gradients
             covary = torch.autograd.grad(data, x, towards, retain_graph=True)[0] * noise**2 / signal
             here, before = torch.where(mask, covary, 0.0), _dot(left, left)
-            bend = _dot(towards, here).maximum(floor * _dot(towards, towards))
+            bend = _dot(towards, here).maximum(least * _dot(towards, towards))
             step = before / bend.clamp(min=1e-12)
             moved, left = moved + step * covary, left - step * here
             towards = left + _dot(left, left) / before.clamp(min=1e-12) * towards

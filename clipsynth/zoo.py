@@ -270,12 +270,12 @@ def targets(
     words = [measure_model(bench, "clipsynth", "text", bridge) for bridge in ("mean-shift", "memory")]
     matching = trials["pictured"] == trials["label"]
     probe, ear = (right(real, net, real) for net in ("second_seen", "heard"))
-    tuned, of_trials = copies.floor.in_tune, (trials["label"], trials["video"])
+    tuned, of_trials = copies.whole.in_tune, (trials["label"], trials["video"])
     measured = [
         (copies.above, own.fad),
-        (copies.floor.level, None),
+        (copies.whole.level, None),
         (tuned and tuned * 100, None),
-        (copies.floor.mel * 100, None),
+        (copies.whole.mel * 100, None),
         (right(picture, "second_seen", trials), probe),
         (right(where(matching, picture), "second_seen", where(matching, trials)), probe),
         (right(picture, "heard", trials), ear),
@@ -388,7 +388,7 @@ def zoo_page(
     count = {1: "One trial", 2: "Two trials", 3: "Three trials"}.get(each, f"{each} trials")
     title = f"CLIPSynth on {bench.dataset}: real beside generated"
     about = (
-        f"{count} of each class, the first of the evaluation, none chosen. Left: the real moment. "
+        f"{count} of each class, the first of the evaluation, not selected. Left: the real moment. "
         "Right: what CLIPSynth makes of the picture shown in it. "
         f"Profile: {bench.profile.name}."
     )
