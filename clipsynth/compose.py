@@ -78,7 +78,7 @@ class Playground:
 
 # %% ../nbs/07_play.ipynb #70a0000e
 class Hearing:
-    "Which classes sound in a mixture: logistic regression for each class on what the metric networks see."
+    "Which classes sound in a mixture: logistic regression on features of the metric networks."
 
     def __init__(
         self,
@@ -327,8 +327,9 @@ def blends(
     "What is seen in blends: 'seen' (n, shares), beside the 'label' (n, 2) of both queries."
 
     def make(pairs: Pairs) -> dict[str, np.ndarray]:
-        measurements = [bench.metric_nets.measure(None, blended_mels(bench, pairs, share)) for share in shares]
-        return {"seen": np.stack([n["second_seen"] for n in measurements], axis=1)}
+        mels = (blended_mels(bench, pairs, share) for share in shares)
+        seen = [bench.metric_nets.measure(None, one)["second_seen"] for one in mels]
+        return {"seen": np.stack(seen, axis=1)}
 
     return for_pairs(bench, "blends", make, count, {"shares": list(shares)})
 

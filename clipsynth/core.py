@@ -909,7 +909,7 @@ def lock(
     work: str,  # what is done there, for the message: "a training"
     wait: bool = False,  # for another process to finish, rather than to refuse
 ) -> Iterator[None]:
-    "Hold the lock of a folder; raises `UserError` when another process has it. A holder may lock again."
+    "Hold the lock of a folder; raises `UserError` when another process has it. Reentrant."
     path = Path(os.path.realpath(folder)) / ".lock"
     mine = os.getpid(), threading.get_ident(), path
     if mine in _HELD:

@@ -130,7 +130,7 @@ class MetricNets:
         self,
         names: np.ndarray,  # (n,), class names
     ) -> np.ndarray:  # (n,), their places in the list of classes
-        "Class names as small numbers; raises `UserError` for a class that the metric networks do not know."
+        "Class names as small numbers; raises `UserError` for an unknown class."
         unknown = sorted(set(names) - set(self.audio.classes))
         if unknown:
             raise UserError(
@@ -254,8 +254,11 @@ class Bench:
         def load() -> MetricNets:
             names = ("audio-net", "mel-net")
             audio, mel = (find_weights(self.profile, self.dataset, name) for name in names)
-            second = self.aggregate("second-opinion", lambda: independent_probe(self.store).arrays())
-            return MetricNets(load_audio_net(audio), load_mel_net(mel), IndependentProbe(**second))
+            second = self.aggregate(
+                "second-opinion", lambda: independent_probe(self.store).arrays()
+            )
+            probe = IndependentProbe(**second)
+            return MetricNets(load_audio_net(audio), load_mel_net(mel), probe)
 
         return self.get("metric nets", load)
 
@@ -745,7 +748,8 @@ def score(
 
     def accuracy(name: str) -> Estimate:
         if sounds is not None:
-            return class_accuracy(measurements[name], label, sounds, unit="distinct sounds", **options)
+            unit = "distinct sounds"
+            return class_accuracy(measurements[name], label, sounds, unit=unit, **options)
         return class_accuracy(measurements[name], label, mine, **options)
 
     shares = map(accuracy, ("heard", "seen", "second_heard", "second_seen"))

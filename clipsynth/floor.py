@@ -310,7 +310,8 @@ def by_class(
     rows = []
     for wanted in map(int, np.unique(label)):
         far = class_distance(measurements, real, label, wanted, draws)
-        rows.append(class_scores(measurements, label, measurements["chunk"], "chunks", far, wanted, draws))
+        chunks = measurements["chunk"]
+        rows.append(class_scores(measurements, label, chunks, "chunks", far, wanted, draws))
     order = [row.distance.value if row.distance else -np.inf for row in rows]
     return [rows[i] for i in np.argsort(order, kind="stable")[::-1]]
 
@@ -323,7 +324,8 @@ def in_tune_share(
     **options: Any,  # of `interval`
 ) -> Estimate | None:  # 0 to 1; None where too few frames have a pitch
     "The share of frames with a pitch whose copy has the same one."
-    both = np.stack([measurements["in_tune"][inside], measurements["pitched"][inside]], axis=1).astype(np.float64)
+    parts = [measurements[name][inside] for name in ("in_tune", "pitched")]
+    both = np.stack(parts, axis=1).astype(np.float64)
     if both[:, 1].sum() < max(1, least * frames * inside.sum()):
         return None
 
@@ -355,7 +357,8 @@ def sound_distance(
             seed=seed,
         )
 
-    return distance(measurements) if before is None else difference(distance(measurements), distance(before))
+    after = distance(measurements)
+    return after if before is None else difference(after, distance(before))
 
 
 class CopyScores(NamedTuple):
@@ -556,7 +559,7 @@ TRIED_SOUNDS = 256  # of the trials, the first ones
 def fine_tuning(
     bench: Bench,
 ) -> dict[str, dict[str, np.ndarray]]:  # measurements by "mels vocoder"; "sounds": a few examples
-    "Measurements of sounds before and after fine-tuning, for three kinds of mels; trains only if it must."
+    "Measurements before and after fine-tuning, for three kinds of mels; trains only if it must."
     config = fine_tuning_config(bench.profile.train_of(bench.dataset, "hifigan"))
 
     def compute() -> dict[str, np.ndarray]:

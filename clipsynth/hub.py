@@ -154,7 +154,7 @@ def _results(dataset: str, model: str, profile: str) -> str:
 CLIP_LIMITS = """\
 - It knows drawn pictures of 21 instruments and 46 everyday things, and the words of their captions.
 - It was trained without sound, and no caption says how loud anything is.
-- The distance of its two clouds is a term of its loss, to be like OpenAI's; nothing else of OpenAI's CLIP is in it."""
+- Its loss has a term for the distance of its two clouds, to be like that of OpenAI's CLIP."""
 
 
 def clip_card(

@@ -531,7 +531,7 @@ def append_outcomes(
     path: str | Path,  # downloads.csv
     rows: Iterable[tuple[str, str, str]],  # file name without suffix, one of `OUTCOMES`, details
 ) -> None:
-    "Add lines to a log of outcomes, whole and on the disk when this returns; a torn last line is cut off."
+    "Add lines to a log of outcomes, on the disk when this returns; a torn last line is cut off."
     path, text = Path(path), io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for file, outcome, detail in rows:

@@ -169,7 +169,7 @@ def smooth_base(
     mel: torch.Tensor,  # (n, mels, frames) natural log
     config: AudioConfig = AUDIO,
 ) -> torch.Tensor:  # (n, bins, frames)
-    "The magnitudes that follow from the mel without learning: in every bin the mean level of its bands."
+    "Magnitudes from the mel without learning: in every bin the mean level of its bands."
     bank = filters(config, mel.device)[0]
     triangles = bank / bank.amax(1, keepdim=True)  # at most two overlap, and add up to one
     return (triangles / bank.sum(1, keepdim=True)).T @ mel.exp() + FLOOR
@@ -330,7 +330,7 @@ def magnitude_losses(
     log_mel: torch.Tensor,  # (batch, mels, frames), natural log
     config: AudioConfig = AUDIO,
 ) -> dict[str, torch.Tensor]:  # scalars, to be added up
-    "How far estimated magnitudes are from a recording's: soft parts, loud parts, all parts, the mel."
+    "Distances of estimated magnitudes from a recording's: soft, loud, all parts, the mel."
     whole = (1, 2)
     log = ((made + 1e-3).log() - (true + 1e-3).log()).abs().mean()
     apart = torch.linalg.vector_norm(made - true, dim=whole)

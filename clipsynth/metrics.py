@@ -522,7 +522,7 @@ def class_accuracy(
     level: float = 0.95,
     unit: str = "videos",
 ) -> Estimate:  # of a proportion
-    "The share of sounds that a classifier gives the class asked for; raises `UserError` for lists that do not fit."
+    "The share of sounds that are given the class asked for; raises `UserError`."
     lists = {"heard": np.asarray(heard), "asked": np.asarray(asked)}
     if groups is not None:
         lists["groups"] = np.asarray(groups)
@@ -767,7 +767,7 @@ def timbre(
 
 
 class IndependentProbe:
-    "A classifier that no model was selected on: logistic regression on `timbre`, as arrays that a record can keep."
+    "A classifier that no model was selected on: logistic regression on `timbre`."
 
     def __init__(
         self,

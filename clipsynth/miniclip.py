@@ -385,7 +385,7 @@ def through_video(
     rng: np.random.Generator,  # picks the quality
     pixels: int = 64,  # side of the result
 ) -> np.ndarray:
-    """The effect of a video file on a picture: a lossy round trip at a random quality, then a resize."""
+    """A picture as a video shows it: a lossy round trip at a random quality, then a resize."""
     import io
 
     from PIL import Image

@@ -316,7 +316,7 @@ def outside_measurements(
 def outside_records(
     bench: Bench,
 ) -> dict[str, dict[str, np.ndarray]]:  # by system; raises `UserError`
-    "YAMNet's measurements of real sounds, of copies and of CLIPSynth's, read or made; not `world_heard`."
+    "YAMNet's measurements of real sounds, copies and CLIPSynth's, read or made."
     axes_of(bench)  # first, since it asks for YAMNet where there is no record
     trials, found = trial_record(bench), {}
 
@@ -347,7 +347,8 @@ def outside_records(
 
     found["real training sound"] = real("train")
     found["real test sound"] = real("test")
-    found["copies through the vocoder"] = outside_measurements(bench, "copies", copies, trial_rows, asked)
+    copied = outside_measurements(bench, "copies", copies, trial_rows, asked)
+    found["copies through the vocoder"] = copied
     systems: dict[str, Callable[[np.ndarray], torch.Tensor]] = {
         "image": lambda some: made(queries(bench, "image", some), some),
         "text": lambda some: made(queries(bench, "text", some), some),

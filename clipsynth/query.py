@@ -116,7 +116,7 @@ def check_texts(
     texts: Sequence[str],
     where: str,  # what the message begins with, e.g. "embed_text"
 ) -> list[str]:
-    """The texts as a list; raises UserError for a single string, whose letters would be taken for texts."""
+    """The texts as a list; raises UserError for a single string."""
     if isinstance(texts, (str, bytes)):
         raise UserError(f"{where} takes a list of texts, got one: write [{_short(str(texts))}]")
     texts = list(texts)
@@ -166,7 +166,7 @@ def normalize_pixels(
     mean: Sequence[float] = MEAN,  # per channel, of pixels in 0..1
     std: Sequence[float] = STD,  # per channel
 ) -> torch.Tensor:
-    """Pixels as CLIP expects them: 0..1, minus the mean, over the deviation (OpenAI's constants)."""
+    """Pixels as CLIP expects them: 0..1, minus OpenAI's mean, over its deviation."""
     shape = (1, 3, 1, 1)
     shift, scale = (torch.tensor(v, device=pictures.device).view(shape) for v in (mean, std))
     return (pictures.float() / 255 - shift) / scale

@@ -199,7 +199,7 @@ class PatchDiscriminator(nn.Module):
 
 # %% ../nbs/04f_specvqgan.ipynb #4f200011
 class CodeTransformer(nn.Module):
-    "A transformer: the probability of each code word given the query and the words before (second stage)."
+    "A transformer: logits of each code word given the query and the words before."
 
     def __init__(
         self,
@@ -265,7 +265,7 @@ class SpecVQGAN(nn.Module):
         mel: torch.Tensor,  # (n, 1, band, frame) in [-1, 1]
         condition: torch.Tensor | None = None,  # (n, condition)
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        "Reconstructed mel and its words; with a query, the logits of each word and the text (n, words)."
+        "Reconstructed mel and its words; with a query, logits and the text (n, words)."
         if condition is None:
             return self.codec(mel)
         with torch.no_grad():

@@ -46,7 +46,7 @@ from .magnitude import MagnitudeNet, magnitude_losses, magnitudes
 from .query import QueryEncoder, as_condition, prompt, prompt_of
 from .samplers import dpm_solver
 from .settings import configure, said
-from .trainer import Losses, Trainer, alone_in, load_state, log_text, measure, to_device, run, stop_requested
+from .trainer import Losses, Trainer, alone_in, load_state, log_text, measure, run, stop_requested, to_device
 from .unet import UNet
 from clipsynth.vocoder import (
     FEATURE_WEIGHT,
@@ -724,7 +724,7 @@ def plan_text(
 def curve_figure(
     rows: list[dict[str, Any]],  # of `bench/results/curve.json`, one for each state
 ) -> Any:  # a matplotlib figure
-    "Held-out error and class accuracy by two classifiers against core-hours: a line for each model and world."
+    "Held-out error and two class accuracies over core-hours: a line for each model and world."
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(10, 2.8))

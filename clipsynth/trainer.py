@@ -58,7 +58,7 @@ Losses = Stream[
 
 
 class Task(Protocol):
-    "What a model must bring to be trained; `noise`, `samples`, `phase_starts`, `ends` may be left out."
+    "What the trainer needs; `noise`, `samples`, `phase_starts`, `ends` may be left out."
 
     def modules(self) -> dict[str, nn.Module]:
         "Modules by name, each with an optimiser of its own; the first is the one that is published."
@@ -697,7 +697,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 # %% ../nbs/03c_trainer.ipynb #0411a231
 @contextmanager
 def stop_requested() -> Iterator[Callable[[], bool]]:
-    "Within it, Ctrl-C and SIGTERM set a flag instead of interrupting; the function that it yields reads the flag."
+    "Within it, Ctrl-C and SIGTERM set a flag, which the yielded function reads."
     asked: list[int] = []
     old = {}
     for name in (signal.SIGINT, signal.SIGTERM):

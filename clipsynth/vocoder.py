@@ -464,7 +464,7 @@ class Discriminators(nn.Module):
         return found
 
 # %% ../nbs/02_vocoder.ipynb #e206c326
-FeatureMaps = list[list[torch.Tensor]]  # for each discriminator its feature maps, the score map last
+FeatureMaps = list[list[torch.Tensor]]  # of each discriminator, the score map last
 FEATURE_WEIGHT, MEL_WEIGHT = 2.0, 45.0
 
 

@@ -1076,7 +1076,8 @@ def play(
     if recipe.touch.patterns:
         dry = render_drums(recipe.touch.strokes, notes, samples, rng, sample_rate)
     else:
-        dry = (render_plucked if tone.decay else render_sustained)(tone, notes, samples, rng, sample_rate)
+        render = render_plucked if tone.decay else render_sustained
+        dry = render(tone, notes, samples, rng, sample_rate)
     size = fast_length(len(here[0]) + len(here[1]))
     answer = np.fft.irfft(np.fft.rfft(here[0], size) * np.fft.rfft(here[1], size), size)
     size = fast_length(samples + size)

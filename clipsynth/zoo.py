@@ -145,7 +145,8 @@ def zoo_records(
                     found[model, modality, scale] = answers(bench, model, modality, scale)
     if weights_file(bench.profile, bench.dataset, "clipsynth").exists():
         for bridge in BRIDGES[1:]:
-            found["clipsynth", f"text, {bridge}", 1.0] = measure_model(bench, "clipsynth", "text", bridge)
+            moved = measure_model(bench, "clipsynth", "text", bridge)
+            found["clipsynth", f"text, {bridge}", 1.0] = moved
     if weights_file(bench.profile, bench.dataset, "specvqgan").exists():
         for modality in ("image", "text"):
             found["SpecVQGAN", modality, 1.0] = specvqgan_answers(bench, modality)
@@ -263,11 +264,14 @@ def targets(
         return class_accuracy(measurements[net], of["label"], of["video"], pairs) * 100
 
     def where(mask: np.ndarray, measurements: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: measurements[name][mask] for name in ("second_seen", "label", "video") if name in measurements}
+        names = {"second_seen", "label", "video"} & set(measurements)
+        return {name: measurements[name][mask] for name in names}
 
-    copies, own = (compare_copies(bench, way, draws) for way in (bench.profile.vocoder, "recording"))
+    both = (bench.profile.vocoder, "recording")
+    copies, own = (compare_copies(bench, way, draws) for way in both)
     picture = measure_model(bench, "clipsynth", "image")
-    words = [measure_model(bench, "clipsynth", "text", bridge) for bridge in ("mean-shift", "memory")]
+    bridges = ("mean-shift", "memory")
+    words = [measure_model(bench, "clipsynth", "text", bridge) for bridge in bridges]
     matching = trials["pictured"] == trials["label"]
     probe, ear = (right(real, net, real) for net in ("second_seen", "heard"))
     tuned, of_trials = copies.whole.in_tune, (trials["label"], trials["video"])
