@@ -127,7 +127,7 @@ def test_a_table_of_what_there_is(command: Callable[..., int], room: Path) -> No
 
 
 def test_a_class_without_training_videos_is_left_out() -> None:
-    """As rot makes them: nobody can judge its sounds, and the rest is evaluated as if it were not there."""
+    """As rot makes them: no metric network knows its class, and the rest is evaluated as if it were not there."""
     kept = pd.DataFrame({"label": ["a", "b", "c", "a", "b"], "split": ["train", "train", "test", "test", "test"]})
     rows = {split: np.flatnonzero(kept.split == split) for split in ("train", "test")}
     arrays = {"mel": np.zeros((5, 64, 156)), "embedding": np.zeros((5, 10, 8))}

@@ -51,7 +51,7 @@ def test_every_record_is_audited(audit: Audit) -> None:
     there = {path.stem for path in folder.glob("*.safetensors")}
     certified = {name for name in there if "-seed" in name}  # the weights are not kept
     searches = {name for name in there if name.startswith("copies-")}  # of 00g_browse, through the whole store
-    outside = {name for name in there if name.startswith("yamnet-")}  # of 04g_outside: its judge is not ours to bring
+    outside = {name for name in there if name.startswith("yamnet-")}  # of 04g_outside: YAMNet is not ours
     assert there - certified - searches - outside == {finding.record for finding in audit.findings}
     whole = {f.record for f in audit.findings if not f.rows}
     assert whole <= {"manifest", "second-opinion", "nearest", "picture-centroid", "hearing", "floor-fine-tuning"}
