@@ -22,8 +22,8 @@ from screening import ASKED, DATASET, EVALUATIONS, LEVELS, WINDOWS, HeldOut
 from timing import machine, save
 
 from clipsynth.core import DiffusionConfig, Profile, UNetConfig, from_json, profile, weights_file
-from clipsynth.eval import second_opinion
-from clipsynth.metrics import SecondOpinion, embed_all, heard_classes
+from clipsynth.eval import independent_probe
+from clipsynth.metrics import IndependentProbe, embed_all, heard_classes
 from clipsynth.train import certificate, make_trainer
 from clipsynth.unet import UNet
 
@@ -54,13 +54,13 @@ def network(state: dict, held_out: HeldOut) -> torch.nn.Module:
     return unet
 
 
-def looked_at(state: dict, held_out: HeldOut, probe: SecondOpinion) -> Row:
+def looked_at(state: dict, held_out: HeldOut, probe: IndependentProbe) -> Row:
     """Errors and accuracies of a state."""
     unet = network(state, held_out)
     mels = held_out.sampled(unet, ASKED)
     row: Row = {"wall_seconds": state["seconds"], **held_out.errors(unet), "asked": len(mels)}
-    row["mel-net"] = held_out.right(heard_classes(held_out.judge, embed_all(held_out.judge, mels)))
-    row["probe"] = held_out.right(probe.hear(mels[:, 0].numpy()))
+    row["mel-net"] = held_out.right(heard_classes(held_out.mel_net, embed_all(held_out.mel_net, mels)))
+    row["probe"] = held_out.right(probe.classify(mels[:, 0].numpy()))
     return row
 
 
@@ -77,14 +77,14 @@ def measure(world: str, folder: Path, chosen: Profile, most: int, results: Path)
     if not there:
         return print(f"{world}: no states in {folder / world}")
     held_out = HeldOut(world, chosen)
-    judge = certificate(weights_file(chosen, world, "mel-net"))["sha256"]
-    inputs = {"profile": chosen.name, "store": held_out.store.digest, "mel-net": judge}
+    net = certificate(weights_file(chosen, world, "mel-net"))["sha256"]
+    inputs = {"profile": chosen.name, "store": held_out.store.digest, "mel-net": net}
     old = json.loads(results.read_text()) if results.exists() else {"inputs": {}, "rows": []}
     rows = [row for row in old["rows"] if row["world"] != world or old["inputs"].get(world) == inputs]
     done = {(row["model"], row["step"]) for row in rows if row["world"] == world}
     cost = {row["model"]: row["step_core_seconds"] for row in rows if row["world"] == world}
     wanted = [one for one in there if one[:2] not in done][:most]
-    probe = second_opinion(held_out.store) if wanted else None
+    probe = independent_probe(held_out.store) if wanted else None
     for model, step, path in wanted:
         try:
             state = torch.load(path, weights_only=True, map_location="cpu")

@@ -7,7 +7,7 @@ voices        the mini profile's vocoders by name: the magnitude network, HiFi-G
 denoiser      one evaluation of the committed U-Net: eager, compiled, ONNX
 command       `clipsynth synth violin` in a fresh process, beside an older checkout's (`--before`); and 512 mels
 growth        time and memory of a U-Net against width, length and batch
-memory        peak memory of a training step by conditioning, and of `continued` for a short and a long sound
+memory        peak memory of a training step by conditioning, and of `continue_sampling` for a short and a long sound
 
 Each time is a median over rounds in which all ways take their turns; on one thread it is computing time, which other
 work on the machine does not stretch, on more it is the wall clock. The references are imported from a folder that
@@ -43,7 +43,7 @@ from clipsynth.core import MINI, UNetConfig, VocoderConfig, torch_rng, weights_f
 from clipsynth.diffusion import Diffusion
 from clipsynth.export import OnnxModel, export_onnx, export_torchscript
 from clipsynth.magnitude import VOCODERS, load_vocoder
-from clipsynth.samplers import continued, dpm_solver
+from clipsynth.samplers import continue_sampling, dpm_solver
 from clipsynth.synth import Synthesizer, load_denoiser
 from clipsynth.unet import ConditionedConv2d, UNet, load_improved_diffusion
 from clipsynth.vocoder import Generator, fold, official_state, vocode
@@ -485,7 +485,7 @@ def child_continued(seconds: float, steps: int, threads: int) -> dict:
     frames, made = round(seconds * 16_000 / 1_024), []
 
     def work() -> None:
-        pieces = continued(dpm_solver, process, net, torch.randn(1, 64), frames, seeds=[0], steps=steps)
+        pieces = continue_sampling(dpm_solver, process, net, torch.randn(1, 64), frames, seeds=[0], steps=steps)
         made.extend(piece.shape[-1] for piece in pieces)
 
     megabytes = peak_megabytes(work)

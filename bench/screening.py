@@ -51,7 +51,7 @@ class HeldOut:
 
     def __init__(self, dataset: str = DATASET, profile: Profile = MINI) -> None:
         self.store = Store(dataset_dir(profile, dataset) / "features", profile=profile)
-        self.judge = load_mel_net(weights_file(profile, dataset, "mel-net"))
+        self.mel_net = load_mel_net(weights_file(profile, dataset, "mel-net"))
         self.diffusion = Diffusion(profile.diffusion)
         self.trials = draw_trials(self.store, max(WINDOWS, ASKED))
         self.mel = windows_of(self.store, self.trials.row[:WINDOWS], self.trials.start[:WINDOWS])[1][:, None]
@@ -89,8 +89,8 @@ class HeldOut:
         return torch.cat(made)
 
     def accuracy(self, unet: torch.nn.Module, count: int) -> float:
-        """In how many of a hundred samples the judge sees the class that the picture shows."""
-        return self.right(heard_classes(self.judge, embed_all(self.judge, self.sampled(unet, count))))
+        """In how many of a hundred samples MelNet gives the class that the picture shows."""
+        return self.right(heard_classes(self.mel_net, embed_all(self.mel_net, self.sampled(unet, count))))
 
     def right(self, seen: np.ndarray) -> float:
         """How many of a hundred classes are those that the first trials ask for."""
@@ -141,8 +141,8 @@ def main() -> None:
     words = parser.parse_args()
     torch.set_num_threads(1)
     held_out = HeldOut()
-    judge = certificate(weights_file(MINI, DATASET, "mel-net"))["sha256"]
-    inputs = {"dataset": DATASET, "store": held_out.store.digest, "mel-net": judge, "windows": WINDOWS}
+    net = certificate(weights_file(MINI, DATASET, "mel-net"))["sha256"]
+    inputs = {"dataset": DATASET, "store": held_out.store.digest, "mel-net": net, "windows": WINDOWS}
     for name in words.arms:
         arm = screened(name, held_out, words.minutes)
         kept = json.loads(RESULTS.read_text())["arms"] if RESULTS.exists() else []

@@ -87,10 +87,10 @@ class TheirVocoderStep:
         self.real_stft, self.size = real_stft, batch
         self.net = bench_model.public_generator(folder, ours.generator).train().to(DEVICE)
         self.periods, self.scales = models.MultiPeriodDiscriminator(), models.MultiScaleDiscriminator()
-        judges = [self.periods.to(DEVICE), self.scales.to(DEVICE)]
+        discriminators = [self.periods.to(DEVICE), self.scales.to(DEVICE)]
         adam = partial(torch.optim.AdamW, lr=2e-4, betas=(0.8, 0.99))
         self.update_net = adam(self.net.parameters())
-        self.update_judges = adam([p for judge in judges for p in judge.parameters()])
+        self.update_discriminators = adam([p for discriminator in discriminators for p in discriminator.parameters()])
         self.turn = 0
 
     def mel(self, sound: torch.Tensor) -> torch.Tensor:
@@ -109,17 +109,17 @@ class TheirVocoderStep:
         real = real[:, None]
         fake = self.net(wanted)
         made = self.mel(fake[:, 0])
-        self.update_judges.zero_grad()
+        self.update_discriminators.zero_grad()
         total = torch.zeros((), device=DEVICE)
-        for judge in (self.periods, self.scales):
-            of_real, of_fake, _, _ = judge(real, fake.detach())
+        for discriminator in (self.periods, self.scales):
+            of_real, of_fake, _, _ = discriminator(real, fake.detach())
             total = total + losses.discriminator_loss(of_real, of_fake)[0]
         total.backward()
-        self.update_judges.step()
+        self.update_discriminators.step()
         self.update_net.zero_grad()
         total = 45 * F.l1_loss(wanted, made)
-        for judge in (self.periods, self.scales):
-            _, of_fake, maps_real, maps_fake = judge(real, fake)
+        for discriminator in (self.periods, self.scales):
+            _, of_fake, maps_real, maps_fake = discriminator(real, fake)
             total = total + losses.feature_loss(maps_real, maps_fake) + losses.generator_loss(of_fake)[0]
         total.backward()
         self.update_net.step()

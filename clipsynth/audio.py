@@ -48,7 +48,7 @@ def check_sound(
         )
     peak = float(abs(values).max()) if 0 not in values.shape else 0.0
     if not np.isfinite(peak):
-        raise UserError(f"{where}: some values are not finite (NaN or infinity): mend them first")
+        raise UserError(f"{where}: some values are not finite (NaN or infinity): remove them first")
     if peak > LOUDEST:
         raise UserError(
             f"{where}: the largest value is {peak:g}, where full scale is 1: "
@@ -84,7 +84,7 @@ def filters(
     config: AudioConfig,
     device: torch.device,
 ) -> tuple[torch.Tensor, torch.Tensor]:  # (mels, bins); (window,)
-    "The mel filters and the analysis window; shared, so nobody may change them in place."
+    "The mel filters and the analysis window; shared: not to be changed in place."
     from librosa.filters import mel
 
     bank = mel(
@@ -222,7 +222,7 @@ def check_log_mel(
         raise UserError(f"{where}: a log-mel is (..., mels, frames) of floats, got {got}")
     low, high = (float(v) for v in mel.detach().aminmax())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise UserError(f"{where}: the log-mel has values that are not finite: mend it first")
+        raise UserError(f"{where}: the log-mel has values that are not finite: remove them first")
     if low < LOW - 5 or high > HIGH + 5:
         raise UserError(
             f"{where}: the log-mel goes from {low:.3g} to {high:.3g}, where natural log goes from "

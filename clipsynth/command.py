@@ -35,12 +35,12 @@ from clipsynth.core import (
 )
 from clipsynth.settings import (
     Form,
-    applied,
-    configured,
+    apply_settings,
+    configure,
     form_of,
     names,
     did_you_mean,
-    parsed,
+    parse_words,
     places_of,
     read_as,
     settings_in,
@@ -290,12 +290,12 @@ def understood(
     kind = VERBS[verb]
     profile = named_profile(_value_of("--profile", words) or "mini")
     file = _value_of("--config", words)
-    profile = configured(profile, settings_in(file)) if file else profile
+    profile = configure(profile, settings_in(file)) if file else profile
     said = sort_words(kind, words, profile)
     needed = {known.name: MISSING for known in fields(kind) if known.default is DATACLASS_MISSING}
     form = form_of(profile, *_trained(words, profile))
     asked = {"-h", "--help"} & {*said.words[: [*said.words, "--"].index("--")]}
-    done = parsed(
+    done = parse_words(
         kind,
         ["--help"] if asked else said.words,
         default=kind(**needed, settings=form),
@@ -314,7 +314,7 @@ def understood(
         for part in name.split("."):
             value = getattr(value, part)
         found[name] = value, places_of(profile, name)[1]
-    return done, applied(profile, found)
+    return done, apply_settings(profile, found)
 
 
 def _value_of(option: str, words: Sequence[str]) -> str | None:
@@ -341,7 +341,7 @@ def overview() -> None:
         "Text-queried sound synthesis learned from unlabeled videos. `clipsynth VERB --help` lists "
         "a verb's options and every setting of the profile."
     )
-    parsed(Union[tuple(kinds)], ["--help"], prog="clipsynth", description=text)  # noqa: UP007
+    parse_words(Union[tuple(kinds)], ["--help"], prog="clipsynth", description=text)  # noqa: UP007
 
 
 def main(

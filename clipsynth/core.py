@@ -6,13 +6,14 @@
 __all__ = ['DIFFUSION_MODELS', 'PAPER', 'MINI', 'SMOKE', 'PROFILES', 'SHARED', 'BESIDE', 'LAUNCHER', 'COMMAND', 'UserError',
            'set_surroundings', 'repo_root', 'AudioConfig', 'WorldConfig', 'EverydayConfig', 'DataConfig', 'UNetConfig',
            'DiffusionConfig', 'VocoderConfig', 'SpecVQGANConfig', 'MagnitudeConfig', 'TrainConfig', 'EvalConfig',
-           'Settings', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'is_changed', 'room',
-           'dataset_dir', 'owner_of', 'runs_dir', 'weights_file', 'seeded', 'numpy_rng', 'torch_rng', 'hash_split',
-           'pick_device', 'threads', 'possible_workers', 'autocast_dtype', 'write_atomic', 'check_writable',
-           'write_text', 'lock', 'digest', 'code_digest', 'out_of_memory', 'cannot_read', 'save_weights', 'load_beside',
-           'load_weights', 'load_network', 'load_config', 'progress', 'launched', 'check_launcher', 'first_process',
-           'notice', 'entry', 'command_line', 'notebook_digest', 'made_with', 'plot_style', 'Estimate', 'small_png',
-           'as_markdown', 'read_table', 'Report', 'provenance', 'reported_values']
+           'Settings', 'Profile', 'profile', 'to_json', 'from_json', 'data_dir', 'reports_dir', 'is_changed',
+           'profile_dir', 'dataset_dir', 'owner_of', 'runs_dir', 'weights_file', 'seeded_name', 'numpy_rng',
+           'torch_rng', 'hash_split', 'pick_device', 'threads', 'possible_workers', 'autocast_dtype', 'write_atomic',
+           'check_writable', 'write_text', 'lock', 'digest', 'code_digest', 'out_of_memory', 'cannot_read',
+           'save_weights', 'load_beside', 'load_weights', 'load_network', 'load_config', 'progress', 'is_launched',
+           'check_launcher', 'first_process', 'notice', 'entry', 'command_line', 'notebook_digest', 'made_with',
+           'plot_style', 'Estimate', 'small_png', 'as_markdown', 'read_table', 'Report', 'provenance',
+           'reported_values']
 
 # %% ../nbs/00_core.ipynb #96f9c338
 import ast
@@ -346,7 +347,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    "How models are judged (paper §4.1): 512 samples against the whole test set."
+    "How models are evaluated (paper §4.1): 512 samples against the whole test set."
 
     samples: int = 512
     sampler: Literal["ancestral", "ddim", "dpm-solver", "heun"] = "ancestral"
@@ -667,10 +668,10 @@ def _name(profile: str | Profile) -> str:
     return profile if isinstance(profile, str) else profile.name
 
 # %% ../nbs/00_core.ipynb #85e2a0b1
-def room(
+def profile_dir(
     profile: str | Profile,
 ) -> Path:  # the data folder itself, or its `smoke` sub-folder
-    "The data folder of a profile: smoke runs have a room of their own."
+    "The data folder of a profile: smoke runs have a sub-folder of their own."
     return data_dir() / "smoke" if _name(profile) == "smoke" else data_dir()
 
 
@@ -679,7 +680,7 @@ def dataset_dir(
     dataset: str,  # e.g. "mini-music"
 ) -> Path:
     "Where a dataset lives: its list, `videos/` and the feature store `features/`."
-    return room(profile) / dataset
+    return profile_dir(profile) / dataset
 
 
 SHARED = ("miniclip", "magnitude", "hifigan")  # one set of weights for both mini worlds
@@ -701,7 +702,7 @@ def runs_dir(
     model: str,  # e.g. "clipsynth"
 ) -> Path:
     "Where a training run keeps its checkpoint, state and log."
-    return room(profile) / "runs" / (owner_of(model, dataset) or "shared") / model
+    return profile_dir(profile) / "runs" / (owner_of(model, dataset) or "shared") / model
 
 
 def weights_file(
@@ -721,7 +722,7 @@ def weights_file(
 
 def _weights_file(profile: str | Profile, dataset: str | None, model: str, new: bool) -> Path:
     inside = Path("weights", dataset or "", f"{model}.safetensors")
-    path = room(profile) / inside
+    path = profile_dir(profile) / inside
     if new or path.exists() or _name(profile) != "mini":
         return path
     committed = repo_root() / "data" / inside
@@ -729,7 +730,7 @@ def _weights_file(profile: str | Profile, dataset: str | None, model: str, new: 
     return committed if known else path
 
 
-def seeded(
+def seeded_name(
     model: str,  # e.g. "clipsynth"
     seed: int,  # of initial weights, batches and noise
 ) -> str:
@@ -778,7 +779,7 @@ def pick_device(
 
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and launched() and "LOCAL_RANK" in os.environ:  # a card for each process
+    if name == "cuda" and is_launched() and "LOCAL_RANK" in os.environ:  # a GPU for each process
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.empty(0, device=name)
@@ -908,7 +909,7 @@ def lock(
     work: str,  # what is done there, for the message: "a training"
     wait: bool = False,  # for another process to finish, rather than to refuse
 ) -> Iterator[None]:
-    "Work alone in a folder; raises `UserError` when another process does. A holder may ask again."
+    "Hold the lock of a folder; raises `UserError` when another process has it. Reentrant."
     path = Path(os.path.realpath(folder)) / ".lock"
     mine = os.getpid(), threading.get_ident(), path
     if mine in _HELD:
@@ -1044,7 +1045,7 @@ def code_digest(
 def out_of_memory(
     error: BaseException,
 ) -> bool:
-    "Whether an error says that memory has run out: Python's, torch's, or a card's."
+    "Whether an error says that memory has run out: Python's, torch's, or a GPU's."
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     said = ("can't allocate memory", "not enough memory", "out of memory", "Cannot allocate memory")
@@ -1195,7 +1196,7 @@ def progress(
 LAUNCHER = ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")  # what each launcher sets
 
 
-def launched() -> bool:
+def is_launched() -> bool:
     "Whether a launcher (torchrun, accelerate) started this process, perhaps among others."
     numbers = all(os.environ.get(name, "").isdecimal() for name in LAUNCHER[:2])
     return numbers and all(os.environ.get(name) for name in LAUNCHER)
@@ -1206,7 +1207,7 @@ def check_launcher() -> None:
     sizes = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
     told = [f"{n}={os.environ[n]}" for n in sizes if os.environ.get(n, "1") != "1"]
     told += [f"LOCAL_RANK={os.environ['LOCAL_RANK']}"] if "LOCAL_RANK" in os.environ else []
-    if told and not launched():
+    if told and not is_launched():
         names = [name for name in LAUNCHER if not os.environ.get(name)]
         raise UserError(
             f"{told[0]} asks for several processes, but nothing launched them"
@@ -1216,14 +1217,14 @@ def check_launcher() -> None:
 
 
 def first_process() -> bool:
-    "Whether this process speaks: it was started alone, or it is the first that a launcher started."
-    return not launched() or int(os.environ["RANK"]) == 0
+    "Whether this process prints: it was started alone, or it is the first that a launcher started."
+    return not is_launched() or int(os.environ["RANK"]) == 0
 
 
 def notice(
     text: str,  # one line
 ) -> None:
-    "Tell the user something that is no mistake, on the error stream."
+    "Tell the user something that is not an error, on the error stream."
     if first_process():
         print(f"clipsynth: {text}", file=sys.stderr)
 
@@ -1269,7 +1270,7 @@ def command_line(
     *words: str | None,  # what follows it; None is left out
     profile: "str | Profile" = "mini",  # said where it is not the command's own default
 ) -> str:  # in backticks
-    "A command of ours to put into an advice."
+    "A command of ours, for a message."
     own = profile if isinstance(profile, str) else profile.name
     told = ["clipsynth", verb, *(word for word in words if word)]
     return f"`{' '.join(told + (['--profile', own] if own != 'mini' else []))}`"

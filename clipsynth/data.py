@@ -203,7 +203,7 @@ def in_workers(
     workers: int,  # processes; 0: here, in this process, without protection
     limit: Callable[[Any], float] | None = None,  # seconds that a job may take
 ) -> Iterator[tuple[Any, Any]]:  # job and result as they come; "crashed" or "slow" if it failed
-    "Run jobs in worker processes of one thread each; a worker that dies costs the job it died of."
+    "Run jobs in worker processes of one thread each; a worker that crashes loses only its job."
     if possible_workers(workers) == 0:
         yield from _here(function, jobs)
         return
@@ -226,7 +226,7 @@ def in_workers(
 
 # %% ../nbs/00_data.ipynb #a7899ca7
 def _outcome(future: Future[Any]) -> Any:
-    "The result of a job, or the word for what its worker died of; a mistake of ours is raised."
+    "The result of a job, or the reason why its worker crashed; other errors are raised."
     from pebble import ProcessExpired
 
     try:
@@ -358,7 +358,7 @@ class Store:
 
     @property
     def frames(self) -> np.ndarray:
-        "(chunks, seconds, size, size, 3) uint8, cut as CLIP wants."
+        "(chunks, seconds, size, size, 3) uint8, cut as CLIP expects."
         return self._array("frames")
 
     @property
@@ -373,7 +373,7 @@ class Store:
 
     @property
     def clip_digest(self) -> str:
-        "Which CLIP made the embeddings."
+        "Digest of the CLIP that made the embeddings."
         name = self._clip or _read_text(self.folder / "embedding.txt")
         if not name:
             raise UserError(
@@ -478,7 +478,7 @@ def _embedded(folder: Path) -> Store | None:
 def _carry_over(
     known: Store | None, manifest: "pd.DataFrame", frames: Path, folder: Path
 ) -> None:
-    "Begin embeddings with the rows of those that are known; the others are not a number."
+    "Begin embeddings with the rows that are known; the others are NaN."
     fresh, begun = np.load(frames, mmap_mode="r"), []
     if known is not None:
         rows = zip(known.kept.content, known.kept.start, strict=True)
@@ -501,7 +501,7 @@ def _carry_over(
 
 
 def _begin(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    "A file of embeddings that are yet to be made: none of them is a number."
+    "A file of embeddings that are yet to be made: all are NaN."
     array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
     array[:] = np.nan
     array.flush()

@@ -45,7 +45,7 @@ NAMES = (*_WAYS, "mean_x0", "mean_xt", "log_low", "log_range", "time")
 
 # %% ../nbs/01_diffusion.ipynb #2a396c3a
 class NoiseProcess:
-    "The noising of improved DDPM and all its constants; knows nothing of any network."
+    "The noising of improved DDPM and all its constants; independent of any network."
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ def bin_log_likelihood(
 
 # %% ../nbs/01_diffusion.ipynb #f0dd29f0
 class LearnedReverse(NoiseProcess):
-    "The step back that a network predicts, and the loss that teaches it."
+    "The step back that a network predicts, and its loss."
 
     def losses(
         self,
@@ -292,14 +292,14 @@ def noisy_start(
         shapes = f"{tuple(initial.shape)}, but {tuple(x.shape)}"
         raise UserError(f"sample: the initial mel has shape {shapes} is being made")
     if not initial.isfinite().all():
-        raise UserError("sample: the initial mel has values that are not finite: mend it first")
+        raise UserError("sample: the initial mel has values that are not finite")
     return signal * initial.to(x) + noise * x
 
 # %% ../nbs/01_diffusion.ipynb #0bcfe5b0
 class Diffusion(LearnedReverse):
     "Improved DDPM: noising, hybrid loss and ancestral sampling (paper, section 2.2)."
 
-    def respaced(
+    def respace(
         self,
         steps: int | Sequence[int],  # how many to keep, or how many in each section
     ) -> "Diffusion":
@@ -326,7 +326,7 @@ class Diffusion(LearnedReverse):
         condition = checked_condition(condition)
         device, batch = condition.device, len(condition)
         wanted = min(self.config.sample_steps, len(self)) if steps is None else steps
-        process = self.respaced(wanted)
+        process = self.respace(wanted)
         draw = noise_source((batch, *shape), seeds, generator, device)
         times = torch.tensor(process.times, dtype=torch.float32, device=device)
         table = process.constants().T.tolist()

@@ -70,7 +70,7 @@ def metadata(
     audio: AudioConfig | None = None,  # its front end; its own, else the project's, when left out
     **more: Any,  # further facts, as JSON values or configurations
 ) -> dict[str, str]:
-    "What a stranger must know to use a network; raises `UserError` if the front end does not fit."
+    "The metadata that using a network needs; raises `UserError` if the front end does not fit."
     from clipsynth import __version__
 
     front = audio or AUDIO
@@ -113,7 +113,7 @@ def _axes(
 # %% ../nbs/02a_export.ipynb #c1525120
 @contextmanager
 def _quietly() -> Iterator[None]:
-    "Without gradients, and without PyTorch's words about its own future."
+    "Without gradients and PyTorch's deprecation warnings."
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         yield
@@ -280,7 +280,7 @@ class OnnxModel:
         self.shapes = {one.name: tuple(one.shape) for one in self.session.get_inputs()}
 
     def __call__(self, *arrays: np.ndarray) -> np.ndarray:  # in the order of `shapes`; float32
-        "The network's answer; raises `UserError` if the arrays do not fit."
+        "The network's output; raises `UserError` if the arrays do not fit."
         given, free = [np.asarray(array, np.float32) for array in arrays], dict[str, int]()
         fits = len(given) == len(self.shapes)
         for array, shape in zip(given, self.shapes.values(), strict=False):

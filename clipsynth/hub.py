@@ -32,7 +32,7 @@ from clipsynth.core import (
     write_text,
 )
 from .query import QueryEncoder
-from .synth import Synthesizer, published
+from .synth import Synthesizer, find_weights
 
 # %% ../nbs/03b_hub.ipynb #b158a0cc
 CONFIG, CARD, CLIP_CARD = "config.json", "README.md", "miniclip.md"
@@ -57,7 +57,7 @@ def parts_of(
     if voice not in VOICES:
         raise UserError(f"no vocoder {voice!r} has weights to share: choose {' or '.join(VOICES)}")
     needed = {"denoiser": model, voice: voice}
-    parts = {name: published(chosen, dataset, it) for name, it in needed.items()}
+    parts = {name: find_weights(chosen, dataset, it) for name, it in needed.items()}
     if chosen.clip == "mini":
         parts["miniclip"] = weights_file(chosen, dataset, "miniclip")
         if not parts["miniclip"].is_file():
@@ -153,8 +153,8 @@ def _results(dataset: str, model: str, profile: str) -> str:
 # %% ../nbs/03b_hub.ipynb #d1973c8b
 CLIP_LIMITS = """\
 - It knows drawn pictures of 21 instruments and 46 everyday things, and the words of their captions.
-- It never heard a sound, and no caption says how loud anything is.
-- The distance of its two clouds was asked for, to be like OpenAI's; nothing else of OpenAI's CLIP is in it."""
+- It was trained without sound, and no caption says how loud anything is.
+- Its loss has a term for the distance of its two clouds, to be like that of OpenAI's CLIP."""
 
 
 def clip_card(
@@ -164,13 +164,13 @@ def clip_card(
     "The card of a MiniCLIP, its figures measured now; raises `UserError`."
     import pandas as pd
 
-    from clipsynth.miniclip import WORLDS, judged
+    from clipsynth.miniclip import WORLDS, evaluate_clip
 
     titles = ["pictures", "zero-shot accuracy", "distance of centroids", "matched cosine"]
     encoder, rows = QueryEncoder(f"mini:{path}"), list[list[str]]()
     for dataset in WORLDS:
         for name, crowd in (("alone", (0.0, 0.0)), ("cluttered", (1.0, 0.0))):
-            it = judged(encoder, dataset, crowd, 256)
+            it = evaluate_clip(encoder, dataset, crowd, 256)
             told = f"{it['accuracy']:.1%}", f"{it['gap']:.2f}", f"{it['matched']:.2f}"
             rows.append([f"{dataset}, {name}", *told])
     rows.append(["OpenAI's ViT-B/32, on COCO", "not run", "0.82", "0.3"])

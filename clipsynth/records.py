@@ -24,7 +24,7 @@ from clipsynth.core import (
     numpy_rng,
     progress,
     repo_root,
-    room,
+    profile_dir,
     to_json,
     write_atomic,
 )
@@ -79,7 +79,7 @@ def records_dir(
     name = profile if isinstance(profile, str) else profile.name
     if is_changed(profile):
         return data_dir() / "changed" / "records" / dataset
-    return (repo_root() / "data" if name == "mini" else room(profile)) / "records" / dataset
+    return (repo_root() / "data" if name == "mini" else profile_dir(profile)) / "records" / dataset
 
 
 class Records:

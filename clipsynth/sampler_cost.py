@@ -30,7 +30,7 @@ def measure_setting(
     samples: int,  # how many of the trials
     exact: SamplerSetting,  # what plays the exact answer
 ) -> dict[str, np.ndarray]:
-    "What the sounds of a sampler measure, its seconds, each mel's distance to the exact one."
+    "Measurements of a sampler's sounds, its seconds, each mel's distance to the exact one."
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
         synthesizer = Synthesizer(bench.dataset, profile=bench.profile, sampler=setting.sampler)
@@ -41,16 +41,16 @@ def measure_setting(
             list(bench.trials.seed[some]),
             setting.steps,
             batch=bench.profile.eval.batch,
-            around=lambda denoiser: counted,
+            wrap=lambda denoiser: counted,
         )
         seconds = time.perf_counter() - began
-        notes = bench.judges.note(synthesizer.waveforms(mels), mels)
-        notes["seconds"] = np.full(len(some), seconds / len(some))
-        notes["evaluations"] = np.full(len(some), counted.evaluations / len(some))
+        measurements = bench.metric_nets.measure(synthesizer.waveforms(mels), mels)
+        measurements["seconds"] = np.full(len(some), seconds / len(some))
+        measurements["evaluations"] = np.full(len(some), counted.evaluations / len(some))
         if setting == exact:
-            return {**notes, "mels": mels.numpy().astype(np.float16)}
+            return {**measurements, "mels": mels.numpy().astype(np.float16)}
         target = measure_setting(bench, exact, samples, exact)["mels"][some].astype(np.float32)
-        return {**notes, "apart": np.abs(mels.numpy() - target).mean((1, 2))}
+        return {**measurements, "apart": np.abs(mels.numpy() - target).mean((1, 2))}
 
     return bench.rows(
         f"walk-{setting.sampler}-{setting.steps}",

@@ -48,7 +48,7 @@ class GroupNorm(nn.GroupNorm):
 def _zeroed(
     module: nn.Module,  # any layer
 ) -> nn.Module:  # the same layer
-    "Set all parameters of a layer to zero, so that the branch that it ends starts as nothing."
+    "Set all parameters of a layer to zero, so that its branch starts at zero."
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

@@ -114,7 +114,7 @@ class SmokeRun:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
-    """Every run notebook, in order, each in a fresh kernel, at smoke size, in a room that begins empty."""
+    """Every run notebook, in order, each in a fresh kernel, at smoke size, in a data folder that begins empty."""
     before, folder = state("reports", "data"), tmp_path_factory.mktemp("smoke")
     data, reports = folder / "data", folder / "reports"
     for name in RUN_NOTEBOOKS:

@@ -82,7 +82,7 @@ class NoStore:
 
 @pytest.fixture
 def task(monkeypatch: pytest.MonkeyPatch, tmp_path) -> FineTuneTask:
-    """A task on noise, from published weights of a tiny vocoder, in a room of its own."""
+    """A task on noise, from published weights of a tiny vocoder, in a data folder of its own."""
     monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
     monkeypatch.setattr("clipsynth.train.Store", NoStore)
     torch.manual_seed(0)

@@ -83,7 +83,7 @@ def test_words_dropped_by_another_tokenizer() -> None:
 
 def test_unknown_words_are_told(synthesizer: Synthesizer, capsys: pytest.CaptureFixture[str]) -> None:
     synthesizer.embed_text(["qwxz"])
-    assert "never taught qwxz" in capsys.readouterr().err
+    assert "has not learned qwxz" in capsys.readouterr().err
     synthesizer.embed_text(["🎻", "a loud violin"])
     assert "🎻, loud" in capsys.readouterr().err
     other = Synthesizer("mini-vggsound", device="cpu")

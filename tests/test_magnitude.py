@@ -29,7 +29,7 @@ from clipsynth.magnitude import (
     GriffinLim,
     MagnitudeNet,
     consistent,
-    limited,
+    limit_peaks,
     load_magnitude,
     load_vocoder,
     magnitude_losses,
@@ -37,7 +37,7 @@ from clipsynth.magnitude import (
     recover_phase,
     smooth_base,
 )
-from clipsynth.settings import configured
+from clipsynth.settings import configure
 from clipsynth.synth import Synthesizer
 from clipsynth.train import make_trainer
 from clipsynth.trainer import load_state, run, save_state
@@ -89,12 +89,12 @@ def test_nothing_clips_and_what_fits_stays() -> None:
     sound = noise(3, 20_000)
     sound[1, 9_000:9_010] = 1.8
     sound[2, :5] = -3.0
-    out = limited(sound)
+    out = limit_peaks(sound)
     assert torch.allclose(out[0], sound[0], atol=1e-6) and out.abs().max() <= PEAK + 1e-6
     assert torch.allclose(out[1, :8_400], sound[1, :8_400]) and torch.allclose(out[1, 9_600:], sound[1, 9_600:])
     gain = out[1] / sound[1]
     assert abs(gain[9_005] - 0.55) < 0.01 and gain.diff().abs().max() < 0.01, "smooth"
-    assert torch.equal(limited(torch.zeros(1, 4)), torch.zeros(1, 4))
+    assert torch.equal(limit_peaks(torch.zeros(1, 4)), torch.zeros(1, 4))
 
 
 def test_rounds_make_the_mel() -> None:
@@ -175,7 +175,7 @@ def test_every_vocoder_by_name(vocoder: str) -> None:
     made = Synthesizer("mini-music", device="cpu", vocoder=vocoder)
     mel = torch.zeros(1, 64, 8) - 0.5
     assert made.waveforms(mel).shape == (1, 8 * AUDIO.hop)
-    other = Synthesizer("mini-music", profile=configured(MINI, {"vocoder": vocoder}), device="cpu")
+    other = Synthesizer("mini-music", profile=configure(MINI, {"vocoder": vocoder}), device="cpu")
     assert type(other.vocoder) is type(made.vocoder) and torch.equal(other.waveforms(mel), made.waveforms(mel))
     assert Bench(other.profile, "mini-music").inputs()["vocoder"] == vocoder
 
@@ -184,7 +184,7 @@ def test_unknown_vocoders_are_refused() -> None:
     with pytest.raises(UserError, match="no vocoder 'vocos'"):
         Synthesizer("mini-music", device="cpu", vocoder="vocos")
     with pytest.raises(UserError, match="vocoder: 'vocos' is not"):
-        configured(MINI, {"vocoder": "vocos"})
+        configure(MINI, {"vocoder": "vocos"})
 
 
 def test_profiles_and_their_vocoders() -> None:
@@ -198,14 +198,14 @@ def test_a_folder_with_hifigan_still_loads(tmp_path: Path) -> None:
 
 
 def test_records_of_another_vocoder_are_other_records() -> None:
-    plain, other = (Bench(configured(MINI, s), "mini-music") for s in ({}, {"vocoder": "hifigan"}))
+    plain, other = (Bench(configure(MINI, s), "mini-music") for s in ({}, {"vocoder": "hifigan"}))
     assert plain.inputs() != other.inputs() and plain.records.folder != other.records.folder
     assert "hifigan" not in plain.weights and "magnitude" in plain.weights
     assert np.array_equal(sorted(other.weights), ["audio-net", "hifigan", "mel-net", "miniclip"])
 
 
 def test_hifigan_with_noise_trains_and_loads(noisy: Path) -> None:
-    smoke = configured(SMOKE, {"hifigan.noise": True})
+    smoke = configure(SMOKE, {"hifigan.noise": True})
     path = clipsynth.train.train("hifigan", "mini-music", smoke, "cpu", changes={"steps": 2, "batch": 1, "alone": 1})
     voice, mel = load_vocoder("hifigan", path), log_mel(noise(1, 16 * AUDIO.hop))
     assert vocode(voice, mel).isfinite().all() and not torch.equal(vocode(voice, mel), vocode(voice, mel, first=5))

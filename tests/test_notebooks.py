@@ -16,7 +16,7 @@ def test_nbdev_test(tmp_path: Path) -> None:
 
 
 def test_smoke_run_starts_from_nothing(smoke_run: SmokeRun) -> None:
-    """Videos were rendered, networks trained a few steps, everything evaluated, in a room of their own."""
+    """Videos were rendered, networks trained a few steps, everything evaluated, in a data folder of their own."""
     assert [path.name for path in smoke_run.data.iterdir()] == ["smoke"]
     assert list((smoke_run.data / "smoke").rglob("*.mp4"))
     models = {path.stem for path in (smoke_run.data / "smoke/weights").rglob("*.safetensors")}

@@ -15,10 +15,10 @@ from conftest import BIN, run
 from clipsynth.command import main
 from clipsynth.core import UserError, WorldConfig, load_config, profile, read_table
 from clipsynth.data import Store
-from clipsynth.eval import draw_trials, judged_rows, reference_windows
+from clipsynth.eval import draw_trials, reference_windows, scored_rows
 from clipsynth.hub import from_pretrained, save_pretrained
 from clipsynth.query import prompt_of
-from clipsynth.settings import configured
+from clipsynth.settings import configure
 from clipsynth.synth import Synthesizer
 from clipsynth.train import label_embeddings
 from clipsynth.worlds import render_world
@@ -91,7 +91,7 @@ def test_one_prompt_everywhere(command: Callable[..., int], room: Path, tmp_path
         loaded = from_pretrained(shared, device="cpu")
         assert prompt_of(smoke, MINE) == "a photo of {query}"
         assert torch.equal(loaded.embed_text(["tuba"]), asked.embed_text(["tuba"]))
-        other = Synthesizer(MINE, "clipsynth-text", configured(smoke, {"prompt": "{query}!"}), "cpu")
+        other = Synthesizer(MINE, "clipsynth-text", configure(smoke, {"prompt": "{query}!"}), "cpu")
         assert torch.equal(other.embed_text(["tuba"]), asked.encoder.text(["tuba!"]))
     finally:
         (room / "away.yaml").rename(room / "smoke" / MINE / "dataset.yaml")
@@ -127,10 +127,10 @@ def test_a_table_of_what_there_is(command: Callable[..., int], room: Path) -> No
 
 
 def test_a_class_without_training_videos_is_left_out() -> None:
-    """As rot makes them: nobody can judge its sounds, and the rest is evaluated as if it were not there."""
+    """As rot makes them: no metric network knows its class, and the rest is evaluated as if it were not there."""
     kept = pd.DataFrame({"label": ["a", "b", "c", "a", "b"], "split": ["train", "train", "test", "test", "test"]})
     rows = {split: np.flatnonzero(kept.split == split) for split in ("train", "test")}
     arrays = {"mel": np.zeros((5, 64, 156)), "embedding": np.zeros((5, 10, 8))}
     store = SimpleNamespace(kept=kept, rows=rows.get, folder="here", **arrays)
-    assert judged_rows(store, "test").tolist() == [3, 4] and judged_rows(store, "train").tolist() == [0, 1]
+    assert scored_rows(store, "test").tolist() == [3, 4] and scored_rows(store, "train").tolist() == [0, 1]
     assert set(draw_trials(store, 50).label) == {"a", "b"} and set(reference_windows(store)[0]) == {3, 4}

@@ -116,7 +116,7 @@ def test_ddim_trajectory(name: str, eta: float, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(samplers, "noise_source", lambda *_: draw)
     made = samplers.ddim(process, toy, torch.zeros(2, 1), eta=eta, seeds=[0, 1], shape=(1, 4, 4),
-                         steps=process.respaced(25).kept[::-1].tolist(), callback=lambda _, x: seen.append(x.clone()))
+                         steps=process.respace(25).kept[::-1].tolist(), callback=lambda _, x: seen.append(x.clone()))
     shape = case["shape"]
     guesses = np.reshape(case["pred_xstart float64"], shape)
     assert max(apart(guesses[row], seen[step]) for row, step in enumerate(case["steps"])) < 1e-5
@@ -124,23 +124,23 @@ def test_ddim_trajectory(name: str, eta: float, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_official_files_there_and_back(tmp_path: Path) -> None:
-    """A full jury and its generator, with what the public code's training reads when it goes on."""
+    """Discriminators and their generator, with what the public code's training reads when it goes on."""
     config = VocoderConfig(channels=64)
-    generator, jury = Generator(config), Discriminators(config).eval()
-    save_official(tmp_path, generator, jury, AUDIO, steps=7)
+    generator, discriminators = Generator(config), Discriminators(config).eval()
+    save_official(tmp_path, generator, discriminators, AUDIO, steps=7)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "do_00000007", "g_00000007"]
     again = load_official(tmp_path / "g_00000007", folded=False)
     assert again.audio is not None and again.config == config
     check_mel(again.audio, AUDIO)
     state = generator.state_dict()
     assert all(torch.equal(state[name], value) for name, value in again.state_dict().items())
-    judges = load_official_discriminators(tmp_path / "do_00000007").state_dict()
-    assert all(torch.equal(judges[name], value) for name, value in jury.state_dict().items())
+    loaded = load_official_discriminators(tmp_path / "do_00000007").state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in discriminators.state_dict().items())
     checkpoint = torch.load(tmp_path / "do_00000007", weights_only=True)
     assert set(checkpoint) == {"mpd", "msd", "optim_g", "optim_d", "steps", "epoch"}
     assert checkpoint["mpd"]["discriminators.0.convs.0.weight_v"].shape == (32, 1, 5, 1)
     assert checkpoint["msd"]["discriminators.0.convs.0.weight_orig"].shape == (128, 1, 15)
-    for optimizer, parameters in (("optim_g", generator.parameters()), ("optim_d", jury.parameters())):
+    for optimizer, parameters in (("optim_g", generator.parameters()), ("optim_d", discriminators.parameters())):
         assert len(checkpoint[optimizer]["param_groups"][0]["params"]) == len(list(parameters))
 
 

@@ -51,7 +51,7 @@ def test_every_record_is_audited(audit: Audit) -> None:
     there = {path.stem for path in folder.glob("*.safetensors")}
     certified = {name for name in there if "-seed" in name}  # the weights are not kept
     searches = {name for name in there if name.startswith("copies-")}  # of 00g_browse, through the whole store
-    outside = {name for name in there if name.startswith("yamnet-")}  # of 04g_outside: its judge is not ours to bring
+    outside = {name for name in there if name.startswith("yamnet-")}  # of 04g_outside: YAMNet is not ours
     assert there - certified - searches - outside == {finding.record for finding in audit.findings}
     whole = {f.record for f in audit.findings if not f.rows}
     assert whole <= {"manifest", "second-opinion", "nearest", "picture-centroid", "hearing", "floor-fine-tuning"}
@@ -78,7 +78,7 @@ def one_model(bench: AuditBench) -> AuditBench:
     evaluation.trial_record(bench)
     evaluation.moments(bench)
     for modality in ("image", "text"):
-        evaluation.asked(bench, "clipsynth", modality)
+        evaluation.measure_model(bench, "clipsynth", modality)
     return bench
 
 
@@ -129,7 +129,7 @@ def test_a_violin_drawn_differently_is_caught(violin: Callable[..., AuditBench],
 def test_another_prompt_is_caught(violin: Callable[..., AuditBench], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synth, "prompt", lambda query, *_: f"a picture of {query}")
     bench = violin()
-    evaluation.asked(bench, "clipsynth", "text")
+    evaluation.measure_model(bench, "clipsynth", "text")
     assert worst(bench) > TOLERANCE
 
 
@@ -141,7 +141,7 @@ def test_another_seed_is_caught(violin: Callable[..., AuditBench], monkeypatch: 
     monkeypatch.setattr(evaluation, "draw_trials", lambda store, samples, seed: draw(store, samples, seed)._replace(
         seed=np.arange(samples) + 1))
     bench = violin()
-    evaluation.asked(bench, "clipsynth", "image")
+    evaluation.measure_model(bench, "clipsynth", "image")
     assert worst(bench) > TOLERANCE
 
 

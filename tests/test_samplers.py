@@ -1,4 +1,4 @@
-"""Samplers and dials: what holds for every seed, batch and dtype, and what is refused."""
+"""Samplers and denoiser wrappers: what holds for every seed, batch and dtype, and what is refused."""
 from collections.abc import Callable
 
 import pytest
@@ -11,16 +11,16 @@ from clipsynth.samplers import (
     Counted,
     add_sounds,
     blend,
-    composed,
-    continued,
+    compose,
+    continue_sampling,
     ddim,
     dpm_solver,
     even_log_snr,
-    guided,
+    guide,
     heun,
-    inpainted,
-    shortened,
-    thresholded,
+    inpaint,
+    shorten,
+    threshold,
     travelling,
 )
 from clipsynth.unet import UNet
@@ -65,14 +65,14 @@ def made(sampler: Sampler, process: Diffusion, model: object, seeds: list[int], 
     return sampler(process, model, query, **{"seeds": seeds, "shape": (1, MELS, 32), "steps": 4, **options})
 
 
-def dials(process: Diffusion, unet: UNet) -> dict[str, object]:
+def wrappers(process: Diffusion, unet: UNet) -> dict[str, object]:
     known, mask = torch.rand(1, 1, MELS, 32, generator=torch_rng("known")) - 0.5, torch.arange(32) < 16
     return {
-        "guided": guided(unet, 3.0, negative=queries(1)),
-        "composed": composed(unet, [1.0, -0.5], [queries(1)]),
-        "thresholded": thresholded(process, guided(unet, 5.0)),
-        "inpainted": inpainted(process, unet, known, mask),
-        "pulled": inpainted(process, guided(unet, 2.0), known, mask, pull=1),
+        "guided": guide(unet, 3.0, negative=queries(1)),
+        "composed": compose(unet, [1.0, -0.5], [queries(1)]),
+        "thresholded": threshold(process, guide(unet, 5.0)),
+        "inpainted": inpaint(process, unet, known, mask),
+        "pulled": inpaint(process, guide(unet, 2.0), known, mask, pull=1),
     }
 
 
@@ -119,7 +119,7 @@ def test_initial_mel_is_kept_as_far_as_asked(sampler: Sampler, process: Diffusio
         return torch.zeros(len(x), 2, *x.shape[2:])
 
     old = torch.full((1, 1, MELS, 32), 0.5)
-    near, far = (made(sampler, shortened(process, strength), sees_nothing, [0], initial=old, steps=2)
+    near, far = (made(sampler, shorten(process, strength), sees_nothing, [0], initial=old, steps=2)
                  for strength in (0.02, 0.9))
     assert (near - old).abs().mean() < 0.1 < (far - old).abs().mean()
 
@@ -162,18 +162,18 @@ def test_paths(sampler: Sampler, process: Diffusion, unet: UNet) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 8, 25, 50])
 def test_range_grows_with_the_steps(steps: int) -> None:
     """Fewer steps walk less; a given sound is walked from where the process begins."""
-    for process in (Diffusion(), shortened(Diffusion(), 0.3), shortened(Diffusion(), 0.05)):
+    for process in (Diffusion(), shorten(Diffusion(), 0.3), shorten(Diffusion(), 0.05)):
         some, more = even_log_snr(process, steps), even_log_snr(process, 2 * steps)
         assert some[0] >= more[0] and some[-1] <= more[-1] and 1 <= len(some) <= steps
         assert more[-1] <= even_log_snr(process, steps, TAIL)[-1]
-    assert even_log_snr(shortened(Diffusion(), 0.3), steps, TAIL)[-1] == 1_199
+    assert even_log_snr(shorten(Diffusion(), 0.3), steps, TAIL)[-1] == 1_199
 
 
-@pytest.mark.parametrize("dial", ["guided", "composed", "thresholded", "inpainted", "pulled"])
+@pytest.mark.parametrize("wrapper", ["guided", "composed", "thresholded", "inpainted", "pulled"])
 @every_sampler
-def test_every_dial_with_every_sampler(sampler: Sampler, process: Diffusion, unet: UNet, dial: str) -> None:
-    batch = made(sampler, process, dials(process, unet)[dial], [3, 1])
-    alone = made(sampler, process, dials(process, unet)[dial], [1])
+def test_every_wrapper_with_every_sampler(sampler: Sampler, process: Diffusion, unet: UNet, wrapper: str) -> None:
+    batch = made(sampler, process, wrappers(process, unet)[wrapper], [3, 1])
+    alone = made(sampler, process, wrappers(process, unet)[wrapper], [1])
     assert near(batch[1], alone[0])
     assert batch.isfinite().all() and (batch - made(sampler, process, unet, [3, 1])).abs().mean() > 0.01
 
@@ -182,9 +182,9 @@ def test_every_dial_with_every_sampler(sampler: Sampler, process: Diffusion, une
 def test_dials_that_are_off_change_nothing(sampler: Sampler, process: Diffusion, unet: UNet) -> None:
     plain, nowhere = made(sampler, process, unet, [2]), torch.zeros(32, dtype=torch.bool)
     mel = torch.zeros(1, 1, MELS, 32)
-    for model in (guided(unet, 1.0), guided(unet, 5.0, interval=(-2.0, -1.0)),
-                  composed(unet, [0.5, 0.5], [queries(10)[2:3]]),
-                  inpainted(process, unet, mel, nowhere), inpainted(process, unet, mel, nowhere, pull=1)):
+    for model in (guide(unet, 1.0), guide(unet, 5.0, interval=(-2.0, -1.0)),
+                  compose(unet, [0.5, 0.5], [queries(10)[2:3]]),
+                  inpaint(process, unet, mel, nowhere), inpaint(process, unet, mel, nowhere, pull=1)):
         assert near(made(sampler, process, model, [2]), plain)
 
 
@@ -192,28 +192,28 @@ def test_dials_that_are_off_change_nothing(sampler: Sampler, process: Diffusion,
 def test_inpainting_keeps_what_is_known(sampler: Sampler, process: Diffusion, unet: UNet) -> None:
     known = torch.rand(2, 1, MELS, 32, generator=torch_rng("known")) - 0.5
     for mask in (torch.arange(32) < 16, torch.arange(MELS)[:, None] < 16, torch.rand(MELS, 32) < 0.5):
-        mel = made(sampler, process, inpainted(process, unet, known, mask), [0, 1])
+        mel = made(sampler, process, inpaint(process, unet, known, mask), [0, 1])
         assert (mel - known)[mask.expand_as(mel)].abs().max() < 1e-4
 
 
 def test_only_the_noise_half_is_guided(unet: UNet) -> None:
     x, time, query = torch.randn(2, 1, MELS, 32), torch.tensor([300.0, 600.0]), queries(2)
     plain, none = unet(x, time, query), unet(x, time, torch.zeros_like(query))
-    strong = guided(unet, 4.0)(x, time, query)
+    strong = guide(unet, 4.0)(x, time, query)
     assert torch.allclose(strong[:, 1], plain[:, 1], atol=1e-5)
     assert torch.allclose(strong[:, 0], none[:, 0] + 4 * (plain[:, 0] - none[:, 0]), atol=1e-4)
-    half = guided(unet, 4.0, interval=(500.0, 1000.0))(x, time, query)
+    half = guide(unet, 4.0, interval=(500.0, 1000.0))(x, time, query)
     assert torch.allclose(half[0], plain[0], atol=1e-5) and torch.allclose(half[1], strong[1], atol=1e-5)
 
 
 def test_dials_refuse(process: Diffusion, unet: UNet) -> None:
     mel, mask = torch.full((1, 1, MELS, 32), float("nan")), torch.arange(32) < 16
     for attempt, words in [
-        (lambda: composed(unet, [1.0], [queries(1)]), "1 weights for 2 queries"),
-        (lambda: made(ddim, process, guided(unet, 2.0, negative=queries(1)[:, :3]), [0]), "width"),
-        (lambda: made(ddim, process, guided(unet, 2.0, negative=queries(1) / 0), [0]), "not finite"),
-        (lambda: inpainted(process, unet, mel, mask), "not finite"),
-        (lambda: shortened(process, 1.5), "strength 1.5"),
+        (lambda: compose(unet, [1.0], [queries(1)]), "1 weights for 2 queries"),
+        (lambda: made(ddim, process, guide(unet, 2.0, negative=queries(1)[:, :3]), [0]), "width"),
+        (lambda: made(ddim, process, guide(unet, 2.0, negative=queries(1) / 0), [0]), "not finite"),
+        (lambda: inpaint(process, unet, mel, mask), "not finite"),
+        (lambda: shorten(process, 1.5), "strength 1.5"),
         (lambda: travelling([1, 2], 0), "must be 1 at least"),
         (lambda: dpm_solver(process, unet, queries(1), seeds=[0], order=3), "choose 1"),
     ]:
@@ -226,7 +226,7 @@ def test_dials_refuse(process: Diffusion, unet: UNet) -> None:
 def test_continuation(process: Diffusion, unet: UNet, frames: int) -> None:
     def pieces(seeds: list[int], **options: object) -> list[torch.Tensor]:
         given = {"seeds": seeds, "shape": (1, MELS, 32), "overlap": 8, "steps": 3, "pull": 1, **options}
-        return list(continued(dpm_solver, process, unet, queries(10)[seeds], frames, **given))  # type: ignore[arg-type]
+        return list(continue_sampling(dpm_solver, process, unet, queries(10)[seeds], frames, **given))  # type: ignore[arg-type]
 
     parts, first = pieces([0, 4]), made(dpm_solver, process, unet, [0, 4], steps=3)
     mel = torch.cat(parts, dim=-1)

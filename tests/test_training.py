@@ -32,11 +32,11 @@ from clipsynth.core import (
     autocast_dtype,
     load_weights,
     save_weights,
-    seeded,
+    seeded_name,
     torch_rng,
 )
 from clipsynth.diffusion import Diffusion, training_steps
-from clipsynth.settings import configured
+from clipsynth.settings import configure
 from clipsynth.synth import Synthesizer
 from clipsynth.train import make_task, plan, train
 from clipsynth.trainer import Muon, Trainer, learning_rate, load_state, log_text, save_state
@@ -406,7 +406,7 @@ def test_seeds_train_side_by_side(data: Path) -> None:
     quick = {"steps": 1, "batch": 2, "precision": "fp32"}
     first, second = (train("clipsynth", "mini-music", SMOKE, "cpu", changes={**quick, "seed": seed}) for seed in (0, 1))
     assert first and second and (first.stem, second.stem) == ("clipsynth", "clipsynth-seed1")
-    assert seeded("clipsynth", 1) == second.stem and (data / "smoke/runs/mini-music/clipsynth-seed1").is_dir()
+    assert seeded_name("clipsynth", 1) == second.stem and (data / "smoke/runs/mini-music/clipsynth-seed1").is_dir()
     config = load_weights(second)[1]
     assert (config["model"], config["made"]["train"]["seed"]) == ("clipsynth", 1)
     assert "seed=1" in config["made"]["command"]
@@ -453,8 +453,8 @@ def test_settings_that_would_be_ignored_are_refused() -> None:
                     {"warmup": "-1"}, {"weight_decay": "nan"}, {"betas": "0.9"}, {"betas": "0.9,1.5"}, {"gamma": "0"},
                     {"save_seconds": "nan"}, {"alone": "-3"}):
         with pytest.raises(UserError):
-            configured(SMOKE, {f"train.{name}": value for name, value in changes.items()})
-    watched = configured(SMOKE, {"train.sample_every": "5", "train.tensorboard": "true"})
+            configure(SMOKE, {f"train.{name}": value for name, value in changes.items()})
+    watched = configure(SMOKE, {"train.sample_every": "5", "train.tensorboard": "true"})
     assert {recipe.sample_every for recipe in watched.train.values()} == {5}
 
 
@@ -617,4 +617,4 @@ def test_the_papers_recipe_is_the_papers() -> None:
 def test_recipes_that_nobody_knows_are_refused() -> None:
     for name, value in (("optimizer", "sgd"), ("noise", "low"), ("cooldown", "-1"), ("muon_rate", "0")):
         with pytest.raises(UserError, match=name):
-            configured(SMOKE, {f"train.{name}": value})
+            configure(SMOKE, {f"train.{name}": value})
