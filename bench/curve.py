@@ -95,9 +95,10 @@ def measure(world: str, folder: Path, chosen: Profile, most: int, results: Path)
         if model not in cost:
             cost[model] = step_seconds(model, world, chosen)
         row = {"world": world, "model": model, "step": step, "core_seconds": step * cost[model]}
-        rows.append({**row, "step_core_seconds": cost[model], **found})
+        row |= {"step_core_seconds": cost[model], **found}
+        rows.append(row)
         rows.sort(key=lambda row: (row["world"], row["model"], row["step"]))
-        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}), flush=True)
+        print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)
         how = {"levels": LEVELS, "windows": WINDOWS, "asked with": "pictures", "evaluations": EVALUATIONS}
         everywhere = {**old["inputs"], world: inputs}
         about = {"command": "python bench/curve.py FOLDER", "with": machine(), "how": how, "inputs": everywhere}
