@@ -40,7 +40,7 @@ def execute(source: Path, target: Path, parameters: dict | None = None) -> str:
 
 
 def light(data: dict) -> None:
-    """The picture of an output in its own 256 colours: a clone is to stay light."""
+    """The picture of an output in its own 64 colours: a clone is to stay light."""
     from clipsynth.core import small_png
 
     if "image/png" in data:

@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from clipsynth.core import numpy_rng, threads
 from clipsynth.metrics import distance_interval, frechet_distances, interval
+from clipsynth.records import read_record
 
 ROOT = Path(__file__).parents[1]
 SHARED = {"text": None, "pictures, all shared": 1.0, "pictures, half shared": 0.5, "pictures, none shared": 0.0}
@@ -34,7 +34,7 @@ class World:
 
     def __init__(self, dataset, kind="audio"):
         folder = ROOT / "data" / "records" / dataset
-        real, train = (load_file(folder / f"real-{split}.safetensors") for split in ("test", "train"))
+        real, train = (read_record(folder / f"real-{split}.safetensors").arrays for split in ("test", "train"))
         rows, label = real[kind].astype(float), real["label"]
         self.label, self.video = (np.unique(v, return_inverse=True)[1] for v in (label, real["video"]))
         self.of_video = np.array([self.label[self.video == v][0] for v in range(self.video.max() + 1)])
