@@ -304,7 +304,8 @@ class _Rows:
     "An array of the whole store of which only some rows are here."
 
     def __init__(self, array: np.ndarray, place: np.ndarray):
-        self.array, self.place, self.shape = array, place, (len(place), *array.shape[1:])
+        self.array, self.place = array, place
+        self.shape, self.ndim = (len(place), *array.shape[1:]), array.ndim
 
     def __len__(self) -> int:
         return len(self.place)

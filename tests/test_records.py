@@ -149,7 +149,7 @@ def test_names_and_messages_are_no_inputs() -> None:
     """A record names data only, so a function can be renamed and an error reworded without a row being made again."""
     for path in sorted((ROOT / "data/records").glob("*/*.safetensors")):
         record = read_record(path)
-        known = {"dataset", "clip", "prompt", "weights", "trials", "settings", "version"}
+        known = {"dataset", "clip", "vocoder", "bridge", "prompt", "weights", "trials", "settings", "version"}
         assert record and set(record.inputs) <= known
         models = record.inputs.get("weights", {})
         assert all(model in (*MINI.train, "miniclip") or "-seed" in model for model in models)
