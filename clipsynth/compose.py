@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['PAIRS', 'LEARN', 'SHARES', 'STRENGTHS', 'SOME', 'Playground', 'Hearing', 'mixture_features', 'Mixtures',
            'draw_mixtures', 'window_pairs', 'mixed_sounds', 'Pairs', 'draw_pairs', 'pair_classes', 'both_at_once',
-           'hearing', 'composition', 'for_pairs', 'blended_mels', 'blends', 'blend_example', 'restyled_mels', 'restyle',
-           'restyled_example', 'first_mels', 'rhythm_likeness', 'hole', 'straight', 'repairs', 'repair',
-           'repair_example', 'long_mels', 'seams', 'seam_example', 'neighbours', 'play_records']
+           'hearing', 'composition', 'draw_shown', 'for_pairs', 'blended_mels', 'blends', 'blend_example',
+           'restyled_mels', 'restyle', 'restyled_example', 'first_mels', 'rhythm_likeness', 'hole', 'straight',
+           'repairs', 'repair', 'repair_example', 'long_mels', 'seams', 'seam_example', 'neighbours', 'play_records']
 
 # %% ../nbs/07_play.ipynb #70a00003
 import warnings
@@ -287,22 +287,34 @@ def composition(
     )
 
 # %% ../nbs/07_play.ipynb #70a0001a
+def draw_shown(
+    bench: Bench,
+    count: int,
+) -> Pairs:
+    "The same classes as of `draw_pairs`, with the trials of them that examples are made of."
+    label = bench.trials.label
+    shown = dict(zip(label[bench.shown], bench.shown, strict=True))
+    first, second = (label[side] for side in draw_pairs(bench, count))
+    return Pairs(*(np.array([shown[name] for name in names]) for names in (first, second)))
+
+
 def for_pairs(
     bench: Bench,
     name: str,  # of the record
     make: Callable[[Pairs], dict[str, np.ndarray]],
     count: int,  # pairs
     settings: dict[str, Any],
+    draw: Callable[[Bench, int], Pairs] = draw_pairs,
 ) -> dict[str, np.ndarray]:
     "A record with a row for each of some pairs of trials."
 
     def rows(some: np.ndarray) -> dict[str, np.ndarray]:
-        pairs = Pairs(*(side[some] for side in draw_pairs(bench, count)))
+        pairs = Pairs(*(side[some] for side in draw(bench, count)))
         label = bench.trials.label[np.stack(pairs, axis=1)]
         return {**make(pairs), "label": pair_classes(bench, label)}
 
     def needs() -> np.ndarray:
-        return bench.trials.row[np.stack(draw_pairs(bench, count), axis=1)]
+        return bench.trials.row[np.stack(draw(bench, count), axis=1)]
 
     about = {"count": count, **settings}
     return bench.rows(name, rows, needs, "clipsynth", settings=about)
@@ -344,7 +356,8 @@ def blend_example(
         mels = [blended_mels(bench, pairs, share) for share in shares]
         return {"mels": torch.stack(mels, dim=1).numpy().astype(np.float16)}
 
-    return for_pairs(bench, "blends-example", make, 1, {"shares": list(shares)})["mels"][0]
+    about = {"shares": list(shares)}
+    return for_pairs(bench, "blends-example", make, 1, about, draw_shown)["mels"][0]
 
 # %% ../nbs/07_play.ipynb #70a0001d
 def restyled_mels(
@@ -392,7 +405,7 @@ def restyled_example(
         return {"mels": torch.stack(made, dim=1).numpy().astype(np.float16)}
 
     about = {"strengths": list(strengths)}
-    return for_pairs(bench, "restyled-example", make, 1, about)["mels"][0]
+    return for_pairs(bench, "restyled-example", make, 1, about, draw_shown)["mels"][0]
 
 
 def first_mels(
