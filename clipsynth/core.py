@@ -1099,19 +1099,20 @@ BESIDE = "beside."  # begins the names of tensors that are no weights of the net
 def load_beside(
     path: str | Path,
 ) -> dict[str, "np.ndarray"]:  # float32
-    "Tensors in a file of `save_weights` that belong to no network; none is no error."
-    from safetensors import safe_open
-
-    load_config(path)  # says what is wrong
-    with safe_open(str(path), framework="numpy") as file:
-        names = [name for name in file.keys() if name.startswith(BESIDE)]  # noqa: SIM118
-        return {k.removeprefix(BESIDE): file.get_tensor(k).astype("float32") for k in names}
+    "Tensors in a file of `save_weights` that belong to no network; raises `UserError`."
+    tensors, _ = _read_weights(path)
+    return {k.removeprefix(BESIDE): v.numpy() for k, v in tensors.items() if k.startswith(BESIDE)}
 
 
 def load_weights(
     path: str | Path,
 ) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:  # float32 state dict, configuration
     "Read a file of `save_weights`; raises `UserError` if it is missing or damaged."
+    tensors, config = _read_weights(path)
+    return {k: v for k, v in tensors.items() if not k.startswith(BESIDE)}, config
+
+
+def _read_weights(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
@@ -1123,7 +1124,6 @@ def load_weights(
             config = json.loads((file.metadata() or {})["config"])
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-        state = {k: v for k, v in state.items() if not k.startswith(BESIDE)}
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(
             f"{path} is no clipsynth weights file ({error}): fetch or train it again"

@@ -106,7 +106,7 @@ def test_weights_that_cannot_be_read_now_are_not_blamed(failure: Exception, monk
 
     monkeypatch.setattr("safetensors.safe_open", fails)
     with pytest.raises(UserError, match="does not fit in memory|check its rights and the disk") as told:
-        load_weights(ROOT / "data/weights/mini-music/hifigan.safetensors")
+        load_weights(ROOT / "data/weights/hifigan.safetensors")
     assert "train" not in str(told.value) and "\n" not in str(told.value)
 
 
