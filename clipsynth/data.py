@@ -342,7 +342,7 @@ class Store:
             path = self.folder / f"{name}.npy"
             try:
                 self._open[name] = np.load(path, mmap_mode="r", allow_pickle=False)
-            except (OSError, ValueError):
+            except (OSError, ValueError, EOFError):
                 raise self._damaged(path) from None
         return self._open[name]
 
@@ -490,7 +490,7 @@ def _carry_over(
             if key in before and np.array_equal(fresh[row], known.frames[before[key]])
         ]
         for path in folder.glob("embedding-*.npy") if pairs else ():
-            with contextlib.suppress(OSError, ValueError):  # a damaged one is made again
+            with contextlib.suppress(OSError, ValueError, EOFError):  # a damaged one is made again
                 vectors, to = np.load(path, mmap_mode="r"), np.array(pairs)
                 array = _begin(path.with_suffix(".part"), (len(fresh), *vectors.shape[1:]))
                 array[to[:, 0]] = vectors[to[:, 1]]
@@ -501,10 +501,12 @@ def _carry_over(
 
 
 def _begin(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    "A file of embeddings that are yet to be made: all are NaN."
-    array = np.lib.format.open_memmap(path, "w+", np.float16, shape)
+    "A file of embeddings that are yet to be made: all are NaN. It is there as a whole or not at all."
+    fresh = path.with_suffix(".new")
+    array = np.lib.format.open_memmap(fresh, "w+", np.float16, shape)
     array[:] = np.nan
     array.flush()
+    os.replace(fresh, path)
     return array
 
 # %% ../nbs/00_data.ipynb #6d908962
@@ -638,8 +640,9 @@ def embed(
 def _array_of(path: Path, count: int, mode: Any = "r") -> np.memmap | None:
     "An array of so many rows; None where there is none, or not the whole of it."
     try:
-        array = np.load(path, mode, allow_pickle=False)
-    except (OSError, ValueError):
+        array = np.load(path, "r", allow_pickle=False)  # "r+" would fill a file that is too short
+        array = array if mode == "r" else np.load(path, mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
         return None
     return array if len(array) == count else None
 

@@ -115,6 +115,19 @@ def test_an_embedding_does_not_depend_on_its_company(world: Path, unbroken: dict
     assert (again == first).all() and contents(world / "features") == unbroken
 
 
+@pytest.mark.parametrize("bytes_written", [0, 10, 200])
+def test_a_kill_while_embeddings_are_begun(world: Path, bytes_written: int, tmp_path: Path) -> None:
+    """A file that ends in its header or in its numbers is begun again; nothing reads zeros as embeddings."""
+    store = data.Store(shutil.copytree(world / "features", tmp_path / "features"))
+    first = np.array(data.embed(store, OfCompany()).embedding)
+    path = store.folder / f"embedding-{OfCompany.digest}.npy"
+    torn = path.read_bytes()[:bytes_written]
+    path.unlink()
+    path.with_suffix(".part").write_bytes(torn)
+    path.with_suffix(".new").write_bytes(torn)
+    assert (np.array(data.embed(store, OfCompany()).embedding) == first).all()
+
+
 def test_parts_make_the_whole(world: Path, unbroken: dict[str, str], tmp_path: Path,
                               monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fresh_copy(world, tmp_path)
