@@ -21,12 +21,17 @@ def mean_shift(
     amount: float = 1.0,  # 0 leaves text alone, 1 puts its mean on the images'
 ) -> np.ndarray:  # (m, width), unit norm
     "Move text embeddings by the gap vector; raises `UserError` for widths that differ."
-    if text.shape[-1] != image_mean.shape[-1]:
-        raise UserError(
-            f"text embeddings are {text.shape[-1]} wide, image embeddings {image_mean.shape[-1]}: use one CLIP for both"
-        )
+    _check_widths(text, image_mean)
     gap = image_mean - (text.mean(0) if text_mean is None else text_mean)
     return normalize_rows(text + amount * gap)
+
+
+def _check_widths(text: np.ndarray, image: np.ndarray) -> None:
+    if text.shape[-1] != image.shape[-1]:
+        raise UserError(
+            f"text embeddings are {text.shape[-1]} wide, image embeddings {image.shape[-1]}: "
+            "use one CLIP for both"
+        )
 
 
 def placebo_shift(
@@ -52,11 +57,7 @@ def memory_projection(
     temperature: float = 0.01,  # CLIP's own; larger: nearer to the mean picture
 ) -> np.ndarray:  # (m, width), unit norm
     "Text embeddings as mixtures of pictures' (DeCap, Li et al. 2023); raises `UserError`."
-    if text.shape[-1] != memory.shape[-1]:
-        raise UserError(
-            f"text embeddings are {text.shape[-1]} wide, pictures in memory {memory.shape[-1]}: "
-            "use one CLIP for both"
-        )
+    _check_widths(text, memory)
     if not temperature > 0:
         raise UserError(f"a temperature of {temperature}: give a number above 0, such as 0.01")
     fit = text @ memory.T / temperature

@@ -1100,19 +1100,20 @@ def load_beside(
     path: str | Path,
 ) -> dict[str, "np.ndarray"]:  # float32
     "Tensors in a file of `save_weights` that belong to no network; raises `UserError`."
-    tensors, _ = _read_weights(path)
-    return {k.removeprefix(BESIDE): v.numpy() for k, v in tensors.items() if k.startswith(BESIDE)}
+    tensors, _ = _read_weights(path, beside=True)
+    return {name.removeprefix(BESIDE): tensor.numpy() for name, tensor in tensors.items()}
 
 
 def load_weights(
     path: str | Path,
 ) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:  # float32 state dict, configuration
     "Read a file of `save_weights`; raises `UserError` if it is missing or damaged."
-    tensors, config = _read_weights(path)
-    return {k: v for k, v in tensors.items() if not k.startswith(BESIDE)}, config
+    return _read_weights(path, beside=False)
 
 
-def _read_weights(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
+def _read_weights(
+    path: str | Path, beside: bool
+) -> tuple[dict[str, "torch.Tensor"], dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
@@ -1122,7 +1123,8 @@ def _read_weights(path: str | Path) -> tuple[dict[str, "torch.Tensor"], dict[str
     try:
         with safe_open(str(path), framework="pt") as file:
             config = json.loads((file.metadata() or {})["config"])
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = [k for k in file.keys() if k.startswith(BESIDE) == beside]  # noqa: SIM118
+            state = {name: file.get_tensor(name) for name in names}
         state = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
     except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(

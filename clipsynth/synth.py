@@ -9,7 +9,7 @@ __all__ = ['SAMPLERS', 'SLIMMEST', 'Synthesizer', 'find_weights', 'load_denoiser
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -90,15 +90,18 @@ class Synthesizer:
             raise UserError(f"no sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}")
         self._encoder: QueryEncoder | None = None
         self._text_centroid: np.ndarray | None = None
-        self._memory: np.ndarray | None = None
         self.bridge = self._usable_bridge(bridge)
+
+    @cached_property
+    def _memory(self) -> np.ndarray | None:
+        "The training pictures that are published with the weights, if any."
+        return load_beside(self.paths[self.model]).get("memory")
 
     def _usable_bridge(self, wanted: str | None) -> str:
         "A bridge is for a model that was trained on pictures alone, and knows their mean."
         config = load_config(self.paths[self.model])
         known = {"none"}
         if "image_centroid" in config and config.get("query") == "image":
-            self._memory = load_beside(self.paths[self.model]).get("memory")
             known |= {"mean-shift"} if self._memory is None else {"mean-shift", "memory"}
         wanted = wanted or self.profile.settings.get("bridge")
         name = wanted or (self.profile.bridge if self.profile.bridge in known else "none")

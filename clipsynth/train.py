@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Recordings', 'TASKS', 'GROUPS', 'free_memory', 'resident', 'MelTask', 'DiffusionTask', 'frame_in_window',
-           'label_embeddings', 'segments', 'training_sound', 'beginnings', 'VocoderTask', 'MagnitudeTask', 'make_task',
+           'label_embeddings', 'segments', 'beginnings', 'SoundTask', 'VocoderTask', 'MagnitudeTask', 'make_task',
            'init_file', 'start_from', 'make_trainer', 'train', 'published_file', 'publish', 'certificate', 'certify',
            'ensure', 'plan', 'plan_text', 'curve_figure']
 
@@ -106,7 +106,7 @@ def _memory(store: Store, most: int = 512) -> torch.Tensor:  # (frames, width)
     rows, rng = store.rows("train"), numpy_rng("memory", seed=0)
     chosen = rng.choice(rows, size=most, replace=len(rows) < most)
     shown = rng.integers(store.embedding.shape[1], size=most)
-    return torch.from_numpy(np.stack([store.embedding[r, s] for r, s in zip(chosen, shown, strict=True)]))
+    return torch.from_numpy(np.asarray(store.embedding[chosen, shown]))
 
 
 class MelTask:
@@ -319,17 +319,6 @@ def segments(
     return (from_int16(np.stack(crops)) * gain).clip(-1, 1).astype(np.float32)
 
 
-def training_sound(
-    profile: Profile,
-    dataset: str | None,  # None: every mini world of the profile
-) -> tuple[Recordings, dict[str, str]]:  # and the digest of each store
-    "The recordings that a vocoder learns from; raises `UserError` where a store is missing."
-    worlds = [name for name in profile.datasets if name.startswith("mini-")] or MINI.datasets
-    stores = {name: _store(profile, name) for name in ([dataset] if dataset else worlds)}
-    sound = [(store.audio, store.rows("train")) for store in stores.values()]
-    return sound, {name: store.digest for name, store in stores.items()}
-
-
 def beginnings(
     recordings: Recordings,
     count: int,
@@ -343,7 +332,33 @@ def beginnings(
     return from_int16(np.stack(crops))
 
 
-class VocoderTask:
+class SoundTask:
+    "What the vocoders' trainings share: recordings of a dataset, or of both mini worlds together."
+
+    def __init__(
+        self,
+        profile: Profile,
+        dataset: str | None,  # None: every mini world of the profile
+        device: torch.device | str = "cpu",
+    ):
+        worlds = [name for name in profile.datasets if name.startswith("mini-")] or MINI.datasets
+        stores = {name: _store(profile, name) for name in ([dataset] if dataset else worlds)}
+        self.recordings = [(store.audio, store.rows("train")) for store in stores.values()]
+        self.digests = {name: store.digest for name, store in stores.items()}
+        self.device = device
+
+    def samples(
+        self,
+        module: nn.Module,  # a vocoder
+        count: int = 4,
+    ) -> dict[str, torch.Tensor]:  # sounds (count, samples) in [-1, 1]
+        "The first four seconds of a few training clips, recorded and reconstructed."
+        recorded = torch.from_numpy(beginnings(self.recordings, count)).to(self.device)
+        with torch.inference_mode():
+            return {"recorded": recorded, "reconstructed": module(log_mel(recorded))}
+
+
+class VocoderTask(SoundTask):
     "HiFi-GAN [Kong et al. 2020] on the recordings of a dataset, or of both mini worlds together."
 
     def __init__(
@@ -353,9 +368,9 @@ class VocoderTask:
         seed: int = 0,  # of the initial weights
         device: torch.device | str = "cpu",
     ):
-        self.recordings, self.digests = training_sound(profile, dataset)
+        super().__init__(profile, dataset, device)
         self.step, self.alone = 0, profile.train_of(dataset, "hifigan").alone
-        self.vocoder_config, self.device = profile.hifigan, device
+        self.vocoder_config = profile.hifigan
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.generator, self.discriminators = (
@@ -413,18 +428,8 @@ class VocoderTask:
         finally:
             discriminators.requires_grad_(True)
 
-    def samples(
-        self,
-        module: nn.Module,  # a generator
-        count: int = 4,
-    ) -> dict[str, torch.Tensor]:  # sounds (count, samples) in [-1, 1]
-        "The first four seconds of a few training clips, recorded and reconstructed."
-        recorded = torch.from_numpy(beginnings(self.recordings, count)).to(self.device)
-        with torch.inference_mode():
-            return {"recorded": recorded, "reconstructed": module(log_mel(recorded))}
-
 # %% ../nbs/03_train.ipynb #988090f1
-class MagnitudeTask:
+class MagnitudeTask(SoundTask):
     "The magnitude network on the recordings of a dataset, or of both mini worlds together."
 
     def __init__(
@@ -434,8 +439,8 @@ class MagnitudeTask:
         seed: int = 0,  # of the initial weights
         device: torch.device | str = "cpu",
     ):
-        self.recordings, self.digests = training_sound(profile, dataset)
-        self.magnitude_config, self.device = profile.magnitude, device
+        super().__init__(profile, dataset, device)
+        self.magnitude_config = profile.magnitude
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.network = MagnitudeNet(profile.magnitude)
@@ -461,16 +466,6 @@ class MagnitudeTask:
             parts = magnitude_losses(self.network.spectrum(mel, rounds=2), true, mel)
         logs = {name: value.detach() for name, value in parts.items()}
         yield "magnitude", torch.stack(list(parts.values())).sum(), logs
-
-    def samples(
-        self,
-        module: nn.Module,  # a magnitude network
-        count: int = 4,
-    ) -> dict[str, torch.Tensor]:  # sounds (count, samples) in [-1, 1]
-        "The first four seconds of a few training clips, recorded and reconstructed."
-        recorded = torch.from_numpy(beginnings(self.recordings, count)).to(self.device)
-        with torch.inference_mode():
-            return {"recorded": recorded, "reconstructed": module(log_mel(recorded))}
 
 # %% ../nbs/03_train.ipynb #d55e758f
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
