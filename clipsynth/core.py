@@ -828,8 +828,9 @@ def autocast_dtype(
 
     kind = torch.device(device).type
     if kind == "cpu":
-        tiles = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
-        return torch.bfloat16 if tiles() else None
+        wanted = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+        found = [getattr(torch.cpu, name, lambda: False)() for name in wanted]
+        return torch.bfloat16 if any(found) else None
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return None

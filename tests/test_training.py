@@ -2,6 +2,7 @@
 import copy
 import errno
 import hashlib
+import itertools
 import os
 import shutil
 import socket
@@ -438,12 +439,15 @@ def test_features_that_do_not_fit_stay_on_the_disk(data: Path, monkeypatch: pyte
 
 
 def test_bfloat16_only_where_it_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for tiles in (True, False):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda tiles=tiles: tiles, raising=False)
-        assert autocast_dtype("cpu") == (torch.bfloat16 if tiles else None)
-        assert (trainer("waves", tmp_path, precision="bf16").precision is not None) == tiles
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    for able in itertools.product((True, False), repeat=2):
+        for name, answer in zip(checks, able, strict=True):
+            monkeypatch.setattr(torch.cpu, name, lambda answer=answer: answer, raising=False)
+        assert autocast_dtype("cpu") == (torch.bfloat16 if any(able) else None)
+        assert (trainer("waves", tmp_path, precision="bf16").precision is not None) == any(able)
         assert trainer("waves", tmp_path).precision is None
-    monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported")
+    for name in checks:  # another release of torch
+        monkeypatch.delattr(torch.cpu, name)
     assert autocast_dtype("cpu") is None
 
 
