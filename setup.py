@@ -3,6 +3,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 config = ConfigParser(delimiters=["="])
@@ -10,7 +11,25 @@ config.read(ROOT / "settings.ini", encoding="utf-8")
 about = config["DEFAULT"]
 readme = ROOT / "README.md"
 
+# What a wheel carries of data/: the paper's tables and what `clipsynth synth` needs by default.
+CARRIED = ("paper/*.csv", "weights/miniclip.*", "weights/magnitude.*", "weights/mini-*/clipsynth.*")
+
+
+class BuildWithData(build_py):
+    """The library with some of data/ inside; an editable install reads the checkout's."""
+
+    def run(self) -> None:
+        super().run()
+        if getattr(self, "editable_mode", False):
+            return
+        for path in (path for pattern in CARRIED for path in sorted((ROOT / "data").glob(pattern))):
+            target = Path(self.build_lib, about["lib_name"], "_data", path.relative_to(ROOT / "data"))
+            self.mkpath(str(target.parent))
+            self.copy_file(str(path), str(target))
+
+
 setup(
+    cmdclass={"build_py": BuildWithData},
     name=about["lib_name"],
     version=about["version"],
     description=about["description"],

@@ -1,21 +1,20 @@
 """The architecture picture of CONTRIBUTING.md, drawn from the code: `architecture.py` writes it, `--check` compares it.
 
-A box is a module. It stands in the frame of its folder below clipsynth/, or, at the top of clipsynth/, in that of its
-notebook's section in nbs/sidebar.yml. An arrow points to what is imported: solid, when the module is loaded; dotted,
-when a function runs. Imports that follow from other arrows are not drawn, nor those of a module that all others import.
+A box is a module, in the frame of its folder below clipsynth/. A module imports from its own folder and from those
+that stand before it in `FOLDERS`, never from a later one. An arrow points to what is imported: solid, when the module
+is loaded; dotted, when a function runs. Imports that follow from other arrows are not drawn, nor those of a module
+that all others import.
 """
 import ast
-import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-
-import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARY, PAGE = "clipsynth", "CONTRIBUTING.md"
 BEGIN, END = "<!-- architecture: written by .ci/architecture.py -->", "<!-- end of architecture -->"
 SPACING = '%%{init: {"flowchart": {"nodeSpacing": 14, "rankSpacing": 32, "subGraphTitleMargin": {"bottom": 12}}}}%%'
+FOLDERS = ("base", "worlds", "model", "data", "engine", "results")  # each may import from those before it
 Graph = dict[str, set[str]]  # of each module, what it imports
 
 
@@ -72,29 +71,20 @@ def reachable(graph: Graph, start: str) -> set[str]:
     return found
 
 
+def upward(loaded: Graph, late: Graph) -> list[str]:
+    """Imports from a folder above, when a module is loaded or when a function runs."""
+    level = {name: FOLDERS.index(folder) if (folder := name.rpartition(".")[0]) in FOLDERS else len(FOLDERS)
+             for name in loaded}
+    return [f"{name} imports {other}" for name in loaded for other in sorted(loaded[name] | late[name])
+            if level[other] > level[name]]
+
+
 def frames(root: Path) -> dict[str, list[str]]:
-    """The modules of each folder or section, in the order of the sidebar."""
-    sidebar = yaml.safe_load((root / "nbs/sidebar.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
-    section: dict[str, str] = {}
-
-    def walk(entries: list, title: str) -> None:
-        for entry in entries:
-            if isinstance(entry, dict):
-                walk(entry.get("contents", []), entry.get("section", title))
-            else:
-                section[entry] = title
-
-    walk(sidebar, "")
-    places, order = {}, [*section]
-    for name, path in modules(root).items():
-        made = re.search(r"File to edit: (?:\.\./)*nbs/(\S+)", path.read_text(encoding="utf-8"))
-        notebook = made[1].rstrip(".") if made else ""
-        frame = name.rpartition(".")[0] or section.get(notebook) or LIBRARY
-        places[name] = (order.index(notebook) if notebook in order else len(order), frame)
-    found: dict[str, list[str]] = {}
-    for name in sorted(places, key=lambda name: (places[name][0], name)):
-        found.setdefault(places[name][1], []).append(name)
-    return found
+    """The modules of each folder, from the lowest up."""
+    found: dict[str, list[str]] = {folder: [] for folder in FOLDERS}
+    for name in modules(root):
+        found.setdefault(name.rpartition(".")[0] or LIBRARY, []).append(name)
+    return {folder: members for folder, members in found.items() if members}
 
 
 def picture(root: Path) -> str:
@@ -104,6 +94,8 @@ def picture(root: Path) -> str:
     circle = [name for name in loaded if name in beyond[name]]
     if circle:
         raise SystemExit(f"these modules import each other when they are loaded: {', '.join(circle)}")
+    if wrong := upward(loaded, late):
+        raise SystemExit(f"imports go one way, {' <- '.join(FOLDERS)}: {', '.join(wrong)}")
     common = set.intersection(*({name, *beyond[name]} for name in loaded))
     node = {name: name.replace(".", "_") for name in loaded}
     lines = ["```mermaid", SPACING, "flowchart BT"]

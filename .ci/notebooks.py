@@ -3,6 +3,7 @@ import argparse
 import base64
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def surroundings() -> None:
     """The kernel of this Python, whatever stands under its name elsewhere; UTF-8 text; a home that can be written."""
-    from clipsynth.core import set_surroundings
+    from clipsynth.base.process import set_surroundings
 
     set_surroundings()
     ours = str(Path(sys.prefix, "share/jupyter"))
@@ -39,9 +40,14 @@ def execute(source: Path, target: Path, parameters: dict | None = None) -> str:
     return ""
 
 
+def listed(sidebar: Path) -> list[str]:
+    """The notebooks in the order of the sidebar, from `nbs/`."""
+    return re.findall(r"^ *- (\S+\.ipynb)$", sidebar.read_text(encoding="utf-8"), re.M)
+
+
 def light(data: dict) -> None:
     """The picture of an output in its own 64 colours: a clone is to stay light."""
-    from clipsynth.core import small_png
+    from clipsynth.base.report import small_png
 
     if "image/png" in data:
         data["image/png"] = base64.b64encode(small_png(base64.b64decode(data["image/png"]))).decode()
@@ -86,7 +92,7 @@ def refresh(names: list[str]) -> None:
     os.environ["CLIPSYNTH_QUIET"] = "1"
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
-            executed = Path(folder) / f"{name}.ipynb"
+            executed = Path(folder) / "executed.ipynb"
             error = execute(ROOT / f"nbs/{name}.ipynb", executed)
             if error:
                 sys.exit(f"nbs/{name}.ipynb stopped in {error}; it was left as it is")
@@ -97,10 +103,11 @@ def refresh(names: list[str]) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=["reports", "refresh"])
-    parser.add_argument("names", nargs="*", help="notebooks, without folder and suffix; refresh takes all by default")
+    parser.add_argument("names", nargs="*",
+                        help="notebooks below nbs/, without suffix, such as model/unet; refresh takes all by default")
     parser.add_argument("--recompute", action="store_true", help="redo expensive results, do not read their records")
     arguments = parser.parse_intermixed_args()
-    everything = sorted(path.stem for path in (ROOT / "nbs").glob("[!._]*.ipynb"))
+    everything = [name.removesuffix(".ipynb") for name in listed(ROOT / "nbs/sidebar.yml")]
     try:
         surroundings()
         if arguments.task == "reports":

@@ -52,7 +52,7 @@ def readme(notebook: Path) -> str:
     blocks += [block for entry in cells for block in cell(entry) if block]
     text = "\n\n".join(blocks)
     text = re.sub(r"(\]\(|src=\"|href=\")\.\./", r"\1", text)
-    return re.sub(r"\]\((\w+\.ipynb)", r"](nbs/\1", text) + "\n"
+    return re.sub(r"\]\(([\w/]+\.ipynb)", r"](nbs/\1", text) + "\n"
 
 
 if __name__ == "__main__":

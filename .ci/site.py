@@ -22,7 +22,7 @@ SHOWN = {".csv", ".flac", ".html", ".png", ".svg"}
 CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]+`)", re.M | re.S)
 LINK = re.compile(r"(\]\(|(?:src|href)=\")([^)\"\s]+)")
 LINKED_CODE = re.compile(r"\[(`[^`]+`)\]\([^)]*\)")
-DEFAULT_EXP = re.compile(r"#\| *default_exp (\w+)")
+DEFAULT_EXP = re.compile(r"#\| *default_exp ([\w.]+)")
 FIGURE = re.compile(r"report\.figure\(\s*\"([\w-]+)\"")
 NO_CONSTRUCTOR = re.compile(r"def (\w+)\(\n    \*args, \*\*kwargs\n\):")
 
@@ -37,19 +37,25 @@ def on_site(path: Path) -> bool:
     return path.parts[0] == "reports" and path.parts[1] in REPORTS and path.suffix in SHOWN
 
 
+def seen_from(page: str, place: str) -> str:
+    """A place on the site as a link of a page; both are given from the site's root."""
+    return os.path.relpath(place, os.path.dirname(page) or ".")
+
+
 def target(link: str, page: str, blob: str) -> str:
     """Where a notebook's link leads on the site: to a page, to a file that it takes, or to the repository."""
     parts = urlsplit(link)
     if parts.scheme or parts.netloc or not parts.path:
         return link
-    there = Path(os.path.normpath(ROOT / "nbs" / unquote(parts.path)))
+    there = Path(os.path.normpath((ROOT / "nbs" / page).parent / unquote(parts.path)))
     if not there.exists() or not there.is_relative_to(ROOT):
         sys.exit(f"nbs/{page}.ipynb links to {link}, where nothing is")
-    if there.parent == ROOT / "nbs" and there.suffix == ".ipynb":
+    if there.is_relative_to(ROOT / "nbs") and there.suffix == ".ipynb":
         return link
     inside = there.relative_to(ROOT)
-    place = inside.as_posix() if on_site(inside) else f"{blob}/{inside.as_posix()}"
-    return parts._replace(path=place).geturl() if on_site(inside) else place
+    if not on_site(inside):
+        return f"{blob}/{inside.as_posix()}"
+    return parts._replace(path=seen_from(page, inside.as_posix())).geturl()
 
 
 def with_links(text: str, page: str, names: set[str], blob: str) -> str:
@@ -59,9 +65,9 @@ def with_links(text: str, page: str, names: set[str], blob: str) -> str:
     for number, part in enumerate(parts):
         if number % 2 == 0:
             part = LINK.sub(lambda found: found[1] + target(found[2], page, blob), part)
-            parts[number] = bare.sub(lambda found: f"[{found[1]}]({found[1]}.ipynb)", part)
+            parts[number] = bare.sub(lambda found: f"[{found[1]}]({seen_from(page, found[1])}.ipynb)", part)
         elif (name := part.strip("`").removesuffix(".ipynb")) in names and not parts[number - 1].endswith("["):
-            parts[number] = f"[{part}]({name}.ipynb)"
+            parts[number] = f"[{part}]({seen_from(page, name)}.ipynb)"
     return "".join(parts)
 
 
@@ -102,21 +108,22 @@ def with_text(cell: dict, page: str, texts: dict[str, str]) -> None:
     cell["source"] = f"#| fig-alt: {json.dumps(text, ensure_ascii=False)}\n{source}"
 
 
-def finish_page(path: Path, names: set[str], texts: dict[str, str], blob: str) -> None:
-    """Add to a page what nbdev leaves out."""
+def finish_page(name: str, names: set[str], texts: dict[str, str], blob: str) -> None:
+    """Add to a page, given from the site's root without suffix, what nbdev leaves out."""
+    path = PAGES / f"{name}.ipynb"
     page = json.loads(path.read_text(encoding="utf-8"))
-    others = names - {path.stem}
-    exported = DEFAULT_EXP.search((ROOT / f"nbs/{path.name}").read_text(encoding="utf-8"))
-    module = ROOT / f"clipsynth/{exported[1] if exported else '__init__'}.py"
+    others = names - {name}
+    exported = DEFAULT_EXP.search((ROOT / f"nbs/{name}.ipynb").read_text(encoding="utf-8"))
+    module = ROOT / f"clipsynth/{exported[1].replace('.', '/') if exported else '__init__'}.py"
     for cell in page["cells"]:
         if cell["cell_type"] == "markdown":
-            cell["source"] = with_links(joined(cell["source"]), path.stem, others, blob)
+            cell["source"] = with_links(joined(cell["source"]), name, others, blob)
         if cell["cell_type"] == "code":
             for output in cell["outputs"]:
                 if "text/markdown" in output.get("data", {}):
                     text = with_fields(joined(output["data"]["text/markdown"]), module)
-                    output["data"]["text/markdown"] = with_links(text, path.stem, others, blob)
-            with_text(cell, path.stem, texts)
+                    output["data"]["text/markdown"] = with_links(text, name, others, blob)
+            with_text(cell, name, texts)
     path.write_text(json.dumps(page, ensure_ascii=False), encoding="utf-8")
 
 
@@ -129,25 +136,30 @@ def copy_reports(folder: Path) -> None:
             shutil.copyfile(source, folder / inside)
 
 
+def notebooks(folder: Path) -> set[str]:
+    """The notebooks below a folder, from there, without suffix."""
+    return {path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("[!._]*.ipynb")}
+
+
 def make_pages() -> None:
     """Make what Quarto reads."""
     from nbdev.config import get_config
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
 
-    from clipsynth.core import provenance
+    from clipsynth.base.report import provenance
 
     os.chdir(ROOT)
     refresh_quarto_yml()
     proc_nbs("nbs", n_workers=2, force=True)
-    names = {path.stem for path in (ROOT / "nbs").glob("[!._]*.ipynb")}
-    missing = names - {path.stem for path in PAGES.glob("*.ipynb")}
+    names, made = notebooks(ROOT / "nbs"), notebooks(PAGES)
+    missing = names - made
     if missing:
         sys.exit(f"nbdev made no page of {', '.join(sorted(missing))}: its error stands above")
     texts = {name: entry["alt"] for name, entry in provenance(ROOT / "reports").items() if "alt" in entry}
     config = get_config()
     for name in names:
-        finish_page(PAGES / f"{name}.ipynb", names - {"index"}, texts, f"{config.git_url}/blob/{config.branch}")
+        finish_page(name, names - {"index"}, texts, f"{config.git_url}/blob/{config.branch}")
     copy_reports(PAGES)
 
 

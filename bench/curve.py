@@ -4,8 +4,9 @@ It reads states of trainings that were copied on their way, FOLDER/WORLD/MODEL-S
 `plateau.pt`), and looks at the averaged weights of each as `bench/screening.py` does: the error of the velocity on test
 windows with always the same noise, and how often MelNet and the independent probe see the class that was asked for in
 the mels of test pictures. A row that is there is not made again, unless the world or its MelNet has changed.
-Core-seconds are the steps times the computing time of one step, timed here on one thread (once for each model and
-world): what the training's own clock says depends on what else the machine did. 03_train shows the results.
+Core-seconds are the steps times the computing time of one step in float32, timed here on one thread (once for each
+model and world): what the training's own clock says depends on what else the machine did. (bfloat16, on a CPU that
+computes in it, takes two thirds of that.) 03_train shows the results.
 
 Usage: python bench/curve.py FOLDER [--world NAME ...] [--profile mini]   (about 15 core-seconds a state)
 """
@@ -21,11 +22,14 @@ import torch
 from screening import ASKED, DATASET, EVALUATIONS, LEVELS, WINDOWS, HeldOut
 from timing import machine, save
 
-from clipsynth.core import DiffusionConfig, Profile, UNetConfig, from_json, profile, weights_file
-from clipsynth.eval import independent_probe
-from clipsynth.metrics import IndependentProbe, embed_all, heard_classes
-from clipsynth.train import certificate, make_trainer
-from clipsynth.unet import UNet
+from clipsynth.base.config import DiffusionConfig, Profile, UNetConfig, from_json
+from clipsynth.base.places import weights_file
+from clipsynth.base.profiles import profile
+from clipsynth.engine.publish import certificate
+from clipsynth.engine.train import make_trainer
+from clipsynth.model.unet import UNet
+from clipsynth.results.measurements import IndependentProbe, independent_probe
+from clipsynth.results.metric_nets import embed_all, heard_classes
 
 RESULTS = Path(__file__).parent / "results" / "curve.json"
 TIMED = 6  # steps that are timed, after one to warm up

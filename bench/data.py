@@ -1,7 +1,7 @@
 """Prep beside the usual pipeline, on the same files in the same run, and how prep grows: bench/results/data.json.
 
 The usual pipeline is one Python loop: ffmpeg writes a wav, ffmpeg writes a folder of jpgs, librosa resamples and
-makes the mel, CLIP (open_clip) sees one picture at a time. Ours is clipsynth.data. Both get clips as
+makes the mel, CLIP (open_clip) sees one picture at a time. Ours is clipsynth.data.prep. Both get clips as
 VGG-Sound has them: 10 seconds, 340x256 pixels, 25 frames a second, H.264, stereo AAC at 44.1 kHz, made here from one
 seed. The weights of ViT-B/32 are random, since only time is measured. 00_data shows the results.
 
@@ -25,10 +25,18 @@ import numpy as np
 import torch
 from timing import machine, save, spent
 
-from clipsynth import data, video
-from clipsynth.audio import AUDIO, HIGH, LOW, log_mel
-from clipsynth.core import numpy_rng
-from clipsynth.query import QueryEncoder
+from clipsynth.base.hashing import numpy_rng
+from clipsynth.data import chunks, frames, shards, video
+from clipsynth.data.assemble import assemble
+from clipsynth.data.embedding import embed
+from clipsynth.data.frames import clip_picture
+from clipsynth.data.lists import Video
+from clipsynth.data.shards import make_shard, make_shards, plan_shards
+from clipsynth.data.soundtrack import Resampled
+from clipsynth.data.store import Store
+from clipsynth.data.workers import cores
+from clipsynth.model.audio import AUDIO, HIGH, LOW, log_mel
+from clipsynth.model.query import QueryEncoder
 
 RESULTS = Path(__file__).parent / "results" / "data.json"
 RATE, SECONDS, FPS, SIZE = 44_100, 10, 25, 224
@@ -154,11 +162,11 @@ def timed(totals: dict[str, float], places: dict[str, tuple[object, str]]):
 
 PLACES = {
     "decode": (video, "decode_video"),
-    "resample": (video.SoundTrack, "_resample"),
-    "frames": (video.FramePicker, "_picture"),
-    "cut": (data, "cut_chunks"),
-    "mel": (video, "log_mel"),
-    "write": (data, "write_shard"),
+    "resample": (Resampled, "resample"),
+    "frames": (frames, "picture_of"),
+    "cut": (shards, "cut_chunks"),
+    "mel": (chunks, "log_mel"),
+    "write": (shards, "write_shard"),
 }
 
 
@@ -166,35 +174,35 @@ def stages(jobs: list) -> dict[str, float]:
     """Core-seconds for one chunk, by stage, in this process with one thread."""
     totals: dict[str, float] = {}
     torch.set_num_threads(1)
-    data.make_shard(jobs[0])  # warm
-    with timed(totals, PLACES | {"open": (data, "decode_video")}):
+    make_shard(jobs[0])  # warm
+    with timed(totals, PLACES | {"open": (shards, "decode_video")}):
         for job in jobs:
-            data.make_shard(job)
+            make_shard(job)
     totals["decode"] = totals.pop("open") + totals.pop("decode", 0.0)
-    torch.set_num_threads(data.cores())
+    torch.set_num_threads(cores())
     return {name: totals[name] / len(jobs) for name in ("decode", "resample", "mel", "frames", "cut", "write")}
 
 
 def jobs_of(videos: Path, folder: Path, names: list[str]) -> list:
     """The plan of a list, without a list file."""
-    return data.plan_shards([data.Video(name, "") for name in names], videos, folder, SIZE)
+    return plan_shards([Video(name, "") for name in names], videos, folder, SIZE)
 
 
 def ours(videos: Path, folder: Path, names: list[str], size: int) -> float:
     """Seconds for shards and store, the start of the workers included."""
     shutil.rmtree(folder, ignore_errors=True)
     began = time.perf_counter()
-    listed = [data.Video(name, "") for name in names]
-    jobs = data.plan_shards(listed, videos, folder, size)
-    data.make_shards(jobs, workers=data.cores())
-    data.assemble(listed, jobs, folder)
+    listed = [Video(name, "") for name in names]
+    jobs = plan_shards(listed, videos, folder, size)
+    make_shards(jobs, workers=cores())
+    assemble(listed, jobs, folder)
     return time.perf_counter() - began
 
 
 # ---- is it the same?
 
 
-def differences(paths: list[Path], store: data.Store, folder: Path) -> dict[str, float]:
+def differences(paths: list[Path], store: Store, folder: Path) -> dict[str, float]:
     """The largest difference of any mel value, and of frames that ffmpeg picked by number."""
     from PIL import Image
 
@@ -208,7 +216,7 @@ def differences(paths: list[Path], store: data.Store, folder: Path) -> dict[str,
         mel = max(mel, float(np.abs(log_mel(wave).numpy() - exact).max()))
         run("-i", path, "-vf", f"select={wanted}", "-fps_mode", "passthrough", folder / "%02d.png")
         theirs = [np.asarray(Image.open(p).convert("RGB")) for p in sorted(folder.glob("*.png"))]
-        cut = np.stack([video.clip_picture(picture, SIZE) for picture in theirs]).astype(int)
+        cut = np.stack([clip_picture(picture, SIZE) for picture in theirs]).astype(int)
         gap = np.abs(cut - store.frames[index])
         frame, mean = max(frame, int(gap.max())), max(mean, float(gap.mean()))
         shutil.rmtree(folder)
@@ -259,7 +267,7 @@ def shards_only(videos: Path, folder: Path, names: list[str], workers: int, watc
         if watch:
             watch(name, status)
 
-    data.make_shards(jobs, workers=workers, callback=done)
+    make_shards(jobs, workers=workers, callback=done)
     warm = ends[2 * workers :]
     return ends[-1] - ends[0], (len(warm) - 1) / (warm[-1] - warm[0])
 
@@ -298,11 +306,11 @@ def compare(room: Path, videos: Path, names: list[str]) -> dict:
         theirs["mini"] += spent(usual_clip, folder, *mini[:2]) / len(names)
         theirs["large"] += spent(usual_clip, folder, *large[:2]) / len(few) if path.stem in few else 0.0
     mine = {"small": ours(videos, room / "small", names, 64) / len(names)}
-    mine["mini"] = spent(data.embed, data.Store(room / "small"), mini[2]) / len(names)
+    mine["mini"] = spent(embed, Store(room / "small"), mini[2]) / len(names)
     mine["prep"] = ours(videos, room / "ours", names, SIZE) / len(names)
     ours(videos, room / "few", few, SIZE)
-    mine["large"] = spent(data.embed, data.Store(room / "few"), large[2]) / len(few)
-    result["stages"]["clip"] = mine["large"] * data.cores()
+    mine["large"] = spent(embed, Store(room / "few"), large[2]) / len(few)
+    result["stages"]["clip"] = mine["large"] * cores()
     pairs = {
         "sound, mel and frames": (theirs["prep"], mine["prep"]),
         "and MiniCLIP": (theirs["prep"] + theirs["mini"], mine["small"] + mine["mini"]),
@@ -312,14 +320,14 @@ def compare(room: Path, videos: Path, names: list[str]) -> dict:
         {"what": what, "usual (clips/s)": f"{1 / a:.2f}", "ours (clips/s)": f"{1 / b:.2f}", "times": f"{a / b:.1f}"}
         for what, (a, b) in pairs.items()
     ]
-    result["same"] = differences(paths[:10], data.Store(room / "ours"), room / "compare")
+    result["same"] = differences(paths[:10], Store(room / "ours"), room / "compare")
     print(result, flush=True)
     return result
 
 
 def grow(room: Path, videos: Path, many: int) -> dict:
     """Time against clips and workers, and memory over many clips."""
-    there, workers = sorted(videos.iterdir()), data.cores()
+    there, workers = sorted(videos.iterdir()), cores()
     for index in range(len(there), many):
         os.link(there[index % len(there)], videos / f"clip-{index:05d}.mp4")
     names = sorted(path.stem for path in videos.iterdir())

@@ -1,4 +1,4 @@
-"""How often do the intervals of clipsynth.metrics hold the true distance, on sets shaped like the two test sets?
+"""How often do the intervals of `results.metrics` hold the true distance, on sets shaped like the two test sets?
 
 Classes, videos and windows are those of `data/records/*/real-test`, class centres and covariances (between videos of
 a class, within a video) are estimated from its embeddings, and so is how much classes differ in spread. Then sets are
@@ -6,7 +6,7 @@ drawn from normal distributions with these parameters: 512 trials that ask about
 whose true distance is known. Old (40 runs): an interval around the value, from half-samples, as was printed before.
 
 Usage: python bench/interval_coverage.py [runs [dataset]]      (100 runs: some 15 minutes on one free core)
-Results go to bench/results/interval_coverage.json, which 04a_metrics shows.
+Results go to bench/results/interval_coverage.json, which results/distance_intervals shows.
 """
 
 import json
@@ -15,9 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from clipsynth.core import numpy_rng, threads
-from clipsynth.metrics import distance_interval, frechet_distances, interval
-from clipsynth.records import read_record
+from clipsynth.base.hashing import numpy_rng
+from clipsynth.base.process import threads
+from clipsynth.base.records import read_record
+from clipsynth.results.distance_intervals import distance_interval
+from clipsynth.results.distances import frechet_distances
+from clipsynth.results.intervals import interval
 
 ROOT = Path(__file__).parents[1]
 SHARED = {"text": None, "pictures, all shared": 1.0, "pictures, half shared": 0.5, "pictures, none shared": 0.0}

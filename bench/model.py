@@ -11,7 +11,7 @@ memory        peak memory of a training step by conditioning, and of `continue_s
 
 Each time is a median over rounds in which all ways take their turns; on one thread it is computing time, which other
 work on the machine does not stretch, on more it is the wall clock. The references are imported from a folder that
-holds `improved-diffusion` and `hifi-gan`; without it what needs it is left out. 01c_costs shows the results.
+holds `improved-diffusion` and `hifi-gan`; without it what needs it is left out. model/costs shows the results.
 
 Usage: python bench/model.py --reference FOLDER [--only vocoder] [--tiny]      (about 10 minutes on two quiet cores)
 """
@@ -38,15 +38,22 @@ from timing import Times, in_fresh_process, in_turns, machine, medians, peak_meg
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from clipsynth.audio import log_mel
-from clipsynth.core import MINI, UNetConfig, VocoderConfig, torch_rng, weights_file
-from clipsynth.diffusion import Diffusion
-from clipsynth.export import OnnxModel, export_onnx, export_torchscript
-from clipsynth.magnitude import VOCODERS, load_vocoder
-from clipsynth.samplers import continue_sampling, dpm_solver
-from clipsynth.synth import Synthesizer, load_denoiser
-from clipsynth.unet import ConditionedConv2d, UNet, load_improved_diffusion
-from clipsynth.vocoder import Generator, fold, official_state, vocode
+from clipsynth.base.config import UNetConfig, VocoderConfig
+from clipsynth.base.hashing import torch_rng
+from clipsynth.base.places import weights_file
+from clipsynth.base.profiles import MINI
+from clipsynth.engine.sampling import load_denoiser
+from clipsynth.engine.synth import Synthesizer
+from clipsynth.model.audio import log_mel
+from clipsynth.model.conditioning import ConditionedConv2d
+from clipsynth.model.converters import load_improved_diffusion, official_state
+from clipsynth.model.diffusion import Diffusion
+from clipsynth.model.editing import continue_sampling
+from clipsynth.model.export import OnnxModel, export_onnx, export_torchscript
+from clipsynth.model.magnitude import VOCODERS, load_vocoder
+from clipsynth.model.samplers import dpm_solver
+from clipsynth.model.unet import UNet
+from clipsynth.model.vocoder import Generator, fold, vocode
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results" / "model.json"

@@ -19,16 +19,20 @@ import numpy as np
 import torch
 from timing import machine, save
 
-from clipsynth.audio import AUDIO
-from clipsynth.core import MINI, Profile, UNetConfig, dataset_dir, torch_rng, weights_file
-from clipsynth.data import Store
-from clipsynth.diffusion import Diffusion
-from clipsynth.eval import Trials, draw_trials, windows_of
-from clipsynth.metrics import embed_all, heard_classes, load_mel_net
-from clipsynth.query import as_condition
-from clipsynth.samplers import dpm_solver
-from clipsynth.train import certificate, make_trainer
-from clipsynth.trainer import Trainer
+from clipsynth.base.config import Profile, UNetConfig
+from clipsynth.base.hashing import torch_rng
+from clipsynth.base.places import dataset_dir, weights_file
+from clipsynth.base.profiles import MINI
+from clipsynth.data.store import Store
+from clipsynth.engine.publish import certificate
+from clipsynth.engine.train import make_trainer
+from clipsynth.engine.trainer import Trainer
+from clipsynth.model.audio import AUDIO
+from clipsynth.model.diffusion import Diffusion
+from clipsynth.model.query import as_condition
+from clipsynth.model.samplers import dpm_solver
+from clipsynth.results.metric_nets import embed_all, heard_classes, load_mel_net
+from clipsynth.results.trials import Trials, draw_trials, windows_of
 
 RESULTS, DATASET, MODEL = Path(__file__).parent / "results" / "screening.json", "mini-music", "clipsynth"
 LEVELS, LOOKS = (200, 500, 1400, 2800), 5  # steps of 4,000 at which the error is taken; how often

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from clipsynth.core import write_text
+from clipsynth.base.files import write_text
 
 Times = dict[str, list[float]]  # by way, seconds of every round
 
@@ -90,7 +90,7 @@ def cpu_name() -> str:
 
 def machine() -> dict[str, object]:
     """What the results were measured with."""
-    from clipsynth.data import cores
+    from clipsynth.data.workers import cores
 
     about: dict[str, object] = {"machine": cpu_name(), "cores": cores(), "torch": torch.__version__}
     if torch.cuda.is_available():

@@ -29,11 +29,16 @@ import torch.nn.functional as F
 from timing import in_turns, machine, medians, save, spent, times_faster
 from torch import nn
 
-import clipsynth.train
-from clipsynth.audio import AUDIO
-from clipsynth.core import MINI, PAPER, Profile, numpy_rng
-from clipsynth.train import DiffusionTask, VocoderTask, make_trainer
-from clipsynth.trainer import Trainer, phases
+import clipsynth.engine.train
+from clipsynth.base.config import Profile
+from clipsynth.base.hashing import numpy_rng
+from clipsynth.base.profiles import MINI, PAPER
+from clipsynth.engine.diffusion_task import DiffusionTask
+from clipsynth.engine.plan import phases
+from clipsynth.engine.train import make_trainer
+from clipsynth.engine.trainer import Trainer
+from clipsynth.engine.vocoder_tasks import VocoderTask
+from clipsynth.model.audio import AUDIO
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
 CLIPS, FRAMES = 64, 157  # of made-up data: ten seconds each
@@ -58,7 +63,7 @@ class NoiseStore:
 
 def trainer(kind: str, profile: Profile, **changes: object) -> Trainer:
     """The trainer of `clipsynth train`, on made-up clips; nothing is written."""
-    clipsynth.train.Store = partial(NoiseStore, profile.unet.condition)  # type: ignore[misc, assignment]
+    clipsynth.engine.diffusion_task.Store = partial(NoiseStore, profile.unet.condition)  # type: ignore[misc, assignment]
     return make_trainer(kind, "noise", profile, str(DEVICE), changes)
 
 

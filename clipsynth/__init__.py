@@ -1,4 +1,4 @@
 __version__ = "0.1.0"
 
 # before any other module, since most begin with torch: what torch reads while it is loaded is set there
-from .core import set_surroundings as set_surroundings
+from .base.process import set_surroundings as set_surroundings

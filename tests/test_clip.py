@@ -7,18 +7,16 @@ import numpy as np
 import pytest
 import torch
 
-from clipsynth.captions import Seen, caption, facts_of, world_captions
-from clipsynth.core import EverydayConfig, UserError, WorldConfig, load_weights, numpy_rng, save_weights, weights_file
-from clipsynth.miniclip import (
-    MINI_CLIP,
-    WORLDS,
-    CaptionTokenizer,
-    learn_merges,
-    load_mini_clip,
-    mini_clip,
-    picture_block,
-)
-from clipsynth.query import QueryEncoder
+from clipsynth.base.config import EverydayConfig, WorldConfig
+from clipsynth.base.hashing import numpy_rng
+from clipsynth.base.places import weights_file
+from clipsynth.base.process import UserError
+from clipsynth.base.weights import load_weights, save_weights
+from clipsynth.model.miniclip import MINI_CLIP, load_mini_clip, mini_clip
+from clipsynth.model.miniclip_training import WORLDS, picture_block
+from clipsynth.model.query import QueryEncoder
+from clipsynth.model.tokens import CaptionTokenizer, learn_merges
+from clipsynth.worlds.captions import Seen, caption, facts_of, world_captions
 
 TEXTS = ["a photo of playing violin", "A small  red (&amp;) violin's 12 ½ ²", "二胡 (erhu) 🎻", "", "x " * 60,
          "ﬁddle “quoted”", "Ünïcode <end_of_text> a", "it's don't we'll ♯ \u200d", "vehicle horn, car horn, honking"]

@@ -1,5 +1,6 @@
 """The command: a sound for a word, every setting by its name in every form, and one clear line for a mistake."""
 import json
+import re
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -10,9 +11,10 @@ import soundfile
 from conftest import BIN, ROOT, RUN_NOTEBOOKS, run
 from papermill import inspect_notebook
 
-from clipsynth.command import main, understood
-from clipsynth.core import Profile, UserError
-from clipsynth.settings import names, run_parameters
+from clipsynth.base.config import Profile
+from clipsynth.base.process import UserError
+from clipsynth.base.settings import names, run_parameters
+from clipsynth.engine.command import main, understood
 
 HEAVY = ("librosa", "open_clip", "matplotlib", "pandas", "seaborn", "IPython", "torchvision", "sklearn", "av")
 
@@ -85,14 +87,16 @@ def test_help_names_the_verbs() -> None:
 
 def test_import_is_light() -> None:
     """What only some work needs is imported when that work begins."""
-    modules = [path.stem for path in (ROOT / "clipsynth").glob("[!_]*.py")]
-    asked = f"import sys, {', '.join(f'clipsynth.{name}' for name in modules)}; print(*sys.modules)"
+    paths = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "clipsynth").rglob("[!_]*.py")]
+    modules = [".".join(path.parts) for path in paths]
+    asked = f"import sys, {', '.join(modules)}; print(*sys.modules)"
     loaded = set(run(BIN / "python", "-c", asked).stdout.split())
     assert not loaded & set(HEAVY)
 
 
 def test_help_comes_without_torch_and_names_every_setting() -> None:
-    asked = "import sys; from clipsynth.command import main\ntry: main(['prep', '-h'])\nfinally: print(*sys.modules)"
+    asked = ("import sys; from clipsynth.engine.command import main\n"
+             "try: main(['prep', '-h'])\nfinally: print(*sys.modules)")
     done = run(BIN / "python", "-c", asked)
     said, modules = done.stdout.strip().rsplit("\n", 1)
     assert "torch" not in modules.split()
@@ -175,7 +179,7 @@ def test_run_notebooks_read_their_parameters_in_one_place(notebook: str) -> None
     cells = json.loads((ROOT / f"nbs/{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     assert list(known)[0] == "profile" and known["settings"]["default"] == '""'
-    reads = [text for text in code if "run_parameters(profile, settings" in text]
+    reads = [text for text in code if re.search(r"run_parameters\(\s*profile,\s*settings", text)]
     flags = [name for name, about in known.items() if about["inferred_type_name"] == "bool"]
     assert len(reads) == 1
     assert all(f"{name}=(bool, {name})" in reads[0] for name in flags if (notebook, name) != ("03_train", "recompute"))

@@ -10,8 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from clipsynth.core import UNetConfig, UserError, torch_rng
-from clipsynth.unet import ConditionedConv2d, UNet
+from clipsynth.base.config import UNetConfig
+from clipsynth.base.hashing import torch_rng
+from clipsynth.base.process import UserError
+from clipsynth.model.conditioning import ConditionedConv2d
+from clipsynth.model.unet import UNet
 
 Way = Callable[[nn.Conv2d, torch.Tensor, torch.Tensor], torch.Tensor]
 KINDS = [(3, 1), (3, 2), (1, 1), (1, 2), (5, 1)]  # kernel, stride

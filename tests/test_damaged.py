@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipsynth.core import DataConfig
-from clipsynth.video import STATUSES, BadVideo, cut_chunks, decode_video
+from clipsynth.base.config import DataConfig
+from clipsynth.data.chunks import cut_chunks
+from clipsynth.data.video import STATUSES, BadVideo, decode_video
 
 CONFIG = DataConfig(chunk_seconds=2.0)
 SECONDS, LIMIT, MEMORY = 6, 20.0, 1_500  # of a good file; s for a damaged one, MB

@@ -13,10 +13,14 @@ import numpy as np
 import pytest
 from conftest import BIN, LIMIT, SmokeRun, run, start, wait_until
 
-from clipsynth.command import main
-from clipsynth.core import SMOKE, numpy_rng
-from clipsynth.data import Store
-from clipsynth.worlds import Traits, play, render_world, write_video
+from clipsynth.base.hashing import numpy_rng
+from clipsynth.base.profiles import SMOKE
+from clipsynth.data.store import Store
+from clipsynth.engine.command import main
+from clipsynth.worlds.film import write_video
+from clipsynth.worlds.music import render_world
+from clipsynth.worlds.performance import play
+from clipsynth.worlds.world import Traits
 
 
 def pictures(seconds: int) -> list[np.ndarray]:

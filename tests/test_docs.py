@@ -12,7 +12,7 @@ import pytest
 from conftest import BIN, ROOT, copy_of_checkout, files, run
 from nbdev.doclinks import _nbpath2html
 
-NOTEBOOKS = sorted((ROOT / "nbs").glob("[!._]*.ipynb"))
+NOTEBOOKS = sorted(path.relative_to(ROOT / "nbs") for path in (ROOT / "nbs").rglob("[!._]*.ipynb"))
 LINK = re.compile(r"(?:\]\(|(?:src|href)=\")([^)\"\s]+)")
 BLOB = "https://github.com/clipsynth/clipsynth/blob/main/"
 
@@ -39,6 +39,11 @@ def cells(page: Path) -> list[dict]:
     return json.loads(page.read_text(encoding="utf-8"))["cells"]
 
 
+def notebooks(pages: Path) -> list[Path]:
+    """All pages, from the site's root."""
+    return sorted(path.relative_to(pages) for path in pages.rglob("*.ipynb"))
+
+
 def markdown(cell: dict) -> list[str]:
     """The Markdown of a cell, or of its outputs, without code."""
     shown = [o["data"]["text/markdown"] for o in cell.get("outputs", []) if "text/markdown" in o.get("data", {})]
@@ -58,22 +63,22 @@ def dead(text: str, folder: Path) -> list[str]:
 
 def test_page_names_are_unique() -> None:
     """nbdev drops the number of a notebook: two that differ in nothing else would be one page, and Quarto stops."""
-    names = [_nbpath2html(Path(path.name)).name for path in NOTEBOOKS]
+    names = [_nbpath2html(path).as_posix() for path in NOTEBOOKS]
     assert len(set(names)) == len(names), sorted(name for name in names if names.count(name) > 1)
 
 
 def test_pages_are_processed_without_quarto(pages: Path) -> None:
-    assert {path.name for path in pages.glob("*.ipynb")} == {path.name for path in NOTEBOOKS}
+    assert notebooks(pages) == NOTEBOOKS
     for name in ("_quarto.yml", "nbdev.yml", "sidebar.yml", "styles.css", "favicon.svg"):
         assert (pages / name).read_text() == (ROOT / "nbs" / name).read_text(), f"nbdev writes another {name}"
-    assert any("log_mel" in json.dumps(cell.get("outputs", [])) for cell in cells(pages / "00a_audio.ipynb"))
+    assert any("log_mel" in json.dumps(cell.get("outputs", [])) for cell in cells(pages / "model/audio.ipynb"))
 
 
 def test_every_picture_has_a_text(pages: Path, site: ModuleType) -> None:
     shown = 0
-    for page in sorted(pages.glob("*.ipynb")):
-        for cell in cells(page):
-            where = f"{page.name}, cell {cell.get('id')}"
+    for page in notebooks(pages):
+        for cell in cells(pages / page):
+            where = f"{page}, cell {cell.get('id')}"
             html = ["".join(o.get("data", {}).get("text/html", "")) for o in cell.get("outputs", [])]
             assert not re.search(r"!\[\s*\]\(", "".join(markdown(cell))), where
             assert not any(site.Reader(text).silent for text in markdown(cell) + html), where
@@ -86,8 +91,8 @@ def test_every_picture_has_a_text(pages: Path, site: ModuleType) -> None:
 
 
 def test_every_link_of_the_site_leads_somewhere(pages: Path) -> None:
-    broken = [f"{page.name}: {link}" for page in sorted(pages.glob("*.ipynb")) for cell in cells(page)
-              for text in markdown(cell) for link in dead(text, pages)]
+    broken = [f"{page}: {link}" for page in notebooks(pages) for cell in cells(pages / page)
+              for text in markdown(cell) for link in dead(text, (pages / page).parent)]
     assert broken == []
     front = json.dumps(cells(pages / "index.ipynb"))
     assert "](reports/figures/examples.png)" in front and "](reports/pages/zoo-mini-music.html)" in front
@@ -103,23 +108,24 @@ def test_every_link_of_the_repository_leads_somewhere(name: str) -> None:
 
 
 def test_prose_that_names_a_notebook_links_to_it(pages: Path) -> None:
-    alone = re.compile(rf"(?<!\[)`({'|'.join(path.stem for path in NOTEBOOKS if path.stem != 'index')})`")
-    for page in sorted(pages.glob("*.ipynb")):
-        for cell in cells(page):
+    names = "|".join(str(path.with_suffix("")) for path in NOTEBOOKS if path.stem != "index")
+    alone = re.compile(rf"(?<!\[)`({names})`")
+    for page in notebooks(pages):
+        for cell in cells(pages / page):
             named = alone.findall("".join(cell["source"])) if cell["cell_type"] == "markdown" else []
-            assert set(named) <= {page.stem}, f"{page.name}, cell {cell.get('id')}"
-    prose = json.dumps(cells(pages / "02a_export.ipynb"))
-    assert "([01b_samplers](01b_samplers.ipynb))" in prose, "without code marks too"
+            assert set(named) <= {str(page.with_suffix(""))}, f"{page}, cell {cell.get('id')}"
+    prose = json.dumps(cells(pages / "model/export.ipynb"))
+    assert "([model/samplers](samplers.ipynb))" in prose, "without code marks too"
 
 
 def test_library_entries_can_be_read(pages: Path) -> None:
-    for page in sorted(pages.glob("*.ipynb")):
-        for cell in cells(page):
+    for page in notebooks(pages):
+        for cell in cells(pages / page):
             for output in cell.get("outputs", []):
                 entry = "".join(output.get("data", {}).get("text/markdown", ""))
                 for code in re.findall(r"^```python.*?^```", entry, re.M | re.S):
                     assert "*args, **kwargs\n" not in code and "](http" not in code, code
-    scores = json.dumps(cells(pages / "04_eval.ipynb"))
+    scores = json.dumps(cells(pages / "results/scores.ipynb"))
     assert "class Scores(NamedTuple):\\n    fad: Estimate" in scores
 
 

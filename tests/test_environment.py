@@ -13,15 +13,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from conftest import BIN, ROOT, RUN_NOTEBOOKS, files, run, surroundings
 from training import trainer
 
-import clipsynth.synth
-from clipsynth import core
-from clipsynth.command import main
-from clipsynth.core import UserError, check_writable, load_weights, repo_root, write_atomic
-from clipsynth.synth import SAMPLERS, Synthesizer
+import clipsynth.engine.synth
+from clipsynth.base.files import check_writable, write_atomic
+from clipsynth.base.places import data_dir, repo_root, reports_dir
+from clipsynth.base.process import COMMAND, UserError, notice
+from clipsynth.base.weights import load_weights
+from clipsynth.engine.command import main
+from clipsynth.engine.sampling import SAMPLERS
+from clipsynth.engine.synth import Synthesizer
 
 
 def directory(path: Path) -> None:
@@ -51,7 +55,8 @@ def test_a_foreign_settings_file_does_not_matter(content: bytes | Callable[[Path
 
 
 def test_a_working_directory_that_was_deleted(tmp_path: Path) -> None:
-    code = f"import os; os.rmdir({str(tmp_path / 'gone')!r}); from clipsynth.core import data_dir; print(data_dir())"
+    code = (f"import os; os.rmdir({str(tmp_path / 'gone')!r})\n"
+            "from clipsynth.base.places import data_dir; print(data_dir())")
     (tmp_path / "gone").mkdir()
     assert run(BIN / "python", "-c", code, cwd=tmp_path / "gone", PYTHONPATH=ROOT).stdout.strip() == str(ROOT / "data")
 
@@ -61,7 +66,7 @@ def test_a_relative_folder_is_refused(name: str, monkeypatch: pytest.MonkeyPatch
     for value in ("data", "./data", "~nobody-of-this-name/data", " "):
         monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match=f"{name} is .* give the whole path") as told:
-            (core.data_dir if name == "CLIPSYNTH_DATA" else core.reports_dir)()
+            (data_dir if name == "CLIPSYNTH_DATA" else reports_dir)()
         assert "\n" not in str(told.value)
 
 
@@ -131,10 +136,10 @@ def test_text_files_have_an_encoding() -> None:
 
 FAKE = """
 import os, signal, sys, types
-import clipsynth.core
+import clipsynth.base.process
 if {restore}: signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest in the background ignores it
-clipsynth.core.COMMAND = "fake"
-clipsynth.core.entry()
+clipsynth.base.process.COMMAND = "fake"
+clipsynth.base.process.entry()
 """
 
 
@@ -160,8 +165,8 @@ def test_text_in_any_locale(locale: dict[str, str], tmp_path: Path) -> None:
 
 def test_a_mistake_in_another_locale_is_one_line(tmp_path: Path) -> None:
     words = ["synth", "violin", "--weights", "Zoë", "-o", "a.wav"]
-    done = run(BIN / "python", "-c", "from clipsynth.core import entry; entry()", *words, cwd=tmp_path, check=False,
-               PYTHONPATH=ROOT, LC_ALL="C", PYTHONUTF8=0, PYTHONCOERCECLOCALE=0)
+    done = run(BIN / "python", "-c", "from clipsynth.base.process import entry; entry()", *words, cwd=tmp_path,
+               check=False, PYTHONPATH=ROOT, LC_ALL="C", PYTHONUTF8=0, PYTHONCOERCECLOCALE=0)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "Zoë" in done.stderr
 
 
@@ -193,9 +198,9 @@ def test_what_ends_the_command(tmp_path: Path) -> None:
 def test_the_command_starts_there() -> None:
     from importlib import metadata
 
-    assert (ROOT / "settings.ini").read_text(encoding="utf-8").count("clipsynth=clipsynth.core:entry") == 1
-    assert hasattr(__import__(core.COMMAND, fromlist=["main"]), "main") and metadata.version("clipsynth")
-    heavy = "import sys, clipsynth.core; print({'torch', 'matplotlib', 'librosa'} & set(sys.modules) or '')"
+    assert (ROOT / "settings.ini").read_text(encoding="utf-8").count("clipsynth=clipsynth.base.process:entry") == 1
+    assert hasattr(__import__(COMMAND, fromlist=["main"]), "main") and metadata.version("clipsynth")
+    heavy = "import sys, clipsynth.base.process; print({'torch', 'matplotlib', 'librosa'} & set(sys.modules) or '')"
     assert run(BIN / "python", "-c", heavy, PYTHONPATH=ROOT).stdout.strip() == ""
 
 
@@ -224,21 +229,21 @@ def test_threads_follow_the_work(four_threads: None, monkeypatch: pytest.MonkeyP
         made.mels(query[:count], list(range(count)), steps=1)
         assert torch.get_num_threads() == 4
     assert seen == [1, 2, 4]
-    monkeypatch.setattr(clipsynth.synth, "vocode", lambda *_, **__: torch.full((1, 8), torch.get_num_threads()))
+    monkeypatch.setattr(clipsynth.engine.synth, "vocode", lambda *_, **__: torch.full((1, 8), torch.get_num_threads()))
     assert made.waveforms(torch.zeros(1, 64, 64))[0, 0] == 1 and torch.get_num_threads() == 4
 
 
 def test_waiting_is_passive_before_torch_is_loaded() -> None:
     """Whichever module is imported first."""
-    code = ("import sys, clipsynth.unet, os; names = list(sys.modules)\n"
-            "print(os.environ['OMP_WAIT_POLICY'], names.index('clipsynth.core') < names.index('torch'))")
+    code = ("import sys, clipsynth.model.unet, os; names = list(sys.modules)\n"
+            "print(os.environ['OMP_WAIT_POLICY'], names.index('clipsynth.base.process') < names.index('torch'))")
     assert run(BIN / "python", "-c", code, PYTHONPATH=ROOT).stdout == "PASSIVE True\n"
     assert run(BIN / "python", "-c", code, PYTHONPATH=ROOT, OMP_WAIT_POLICY="ACTIVE").stdout == "ACTIVE True\n"
 
 
 def test_no_shared_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    from clipsynth.data import in_workers
-    from clipsynth.worlds import render_all
+    from clipsynth.data.workers import in_workers
+    from clipsynth.worlds.film import render_all
 
     def no_lock(self: object) -> None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
@@ -252,7 +257,8 @@ def test_no_shared_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def test_a_home_that_cannot_be_written() -> None:
-    code = ("import clipsynth.core, os, matplotlib; from librosa.filters import mel; mel(sr=16000, n_fft=2048)\n"
+    code = ("import clipsynth.base.process, os, matplotlib\n"
+            "from librosa.filters import mel; mel(sr=16000, n_fft=2048)\n"
             "print(all(os.environ[n].startswith(os.environ['TMPDIR']) for n in ('NUMBA_CACHE_DIR', 'MPLCONFIGDIR')))")
     about = {name: value for name, value in surroundings(HOME=os.devnull, PYTHONPATH=ROOT).items()
              if name not in ("NUMBA_CACHE_DIR", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME")}
@@ -280,7 +286,7 @@ def test_a_cluster_that_launched_nothing(about: dict[str, str], no_launcher: Non
     name = next(iter(about))
     with pytest.raises(UserError, match=f"{name}={about[name]} asks for several processes.*env -u {name}"):
         trainer("waves", tmp_path)
-    core.notice("heard")
+    notice("heard")
     assert capsys.readouterr().err == "clipsynth: heard\n", "nobody else would say it"
 
 
@@ -290,13 +296,14 @@ def test_a_rank_that_is_nobodys(about: dict[str, str], no_launcher: None, tmp_pa
     for name, value in about.items():
         monkeypatch.setenv(name, value)
     assert trainer("waves", tmp_path).processes == 1
-    core.notice("heard")
+    notice("heard")
     assert capsys.readouterr().err == "clipsynth: heard\n"
 
 
 def test_a_launcher_that_is_gone(tmp_path: Path) -> None:
     """Its variables are all there, but its port belongs to somebody else."""
-    code = ("import sys; from pathlib import Path; from clipsynth.core import UserError; from training import trainer\n"
+    code = ("import sys; from pathlib import Path\n"
+            "from clipsynth.base.process import UserError; from training import trainer\n"
             "try: trainer('waves', Path('run'))\nexcept UserError as error: print(error)")
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -334,14 +341,14 @@ def test_make_in_a_folder_of_an_odd_name(tmp_path: Path) -> None:
         (clone / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(ROOT / path, clone / path)
     (clone / ".venv").symlink_to(BIN.parent)
-    for notebook in (clone / "nbs").glob("*.ipynb"):
-        if notebook.stem != "00_core":
+    for notebook in (clone / "nbs").rglob("*.ipynb"):
+        if notebook.relative_to(clone / "nbs").as_posix() != "base/process.ipynb":
             notebook.unlink()
-    there = (clone / "clipsynth/core.py").read_bytes()
+    there = (clone / "clipsynth/base/process.py").read_bytes()
     about = {"PYTHONPATH": clone, "JUPYTER_PATH": kernel(tmp_path / "jupyter", "/nowhere/python"), "LC_ALL": "C"}
-    done = run("make", "-o", ".venv/.ready", "notebooks", "NAMES=00_core", cwd=clone, check=False, **about)
-    assert "00_core: unchanged" in done.stdout, done.stdout[-1000:] + done.stderr[-3000:]
-    assert (clone / "clipsynth/core.py").read_bytes() == there
+    done = run("make", "-o", ".venv/.ready", "notebooks", "NAMES=base/process", cwd=clone, check=False, **about)
+    assert "base/process: unchanged" in done.stdout, done.stdout[-1000:] + done.stderr[-3000:]
+    assert (clone / "clipsynth/base/process.py").read_bytes() == there
 
 
 def test_make_builds_the_environment_there(tmp_path: Path) -> None:
@@ -372,3 +379,17 @@ def test_run_notebooks_look_for_clipsynth_first(name: str) -> None:
     cells = json.loads((ROOT / f"nbs/{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
     assert "try: import clipsynth\nexcept ModuleNotFoundError:" in first and sys.version_info
+
+
+def test_a_wheel_sounds_outside_of_any_checkout(checkout: Path, tmp_path: Path) -> None:
+    """It carries the default weights; what it does not carry is named, with what to do."""
+    pip = (BIN / "python", "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout)
+    wheel, site = next(tmp_path.glob("*.whl")), tmp_path / "site"
+    run(*pip, "install", "--no-deps", "--target", site, wheel)
+    command = (BIN / "python", "-c", "from clipsynth.base.process import entry; entry()", "synth", "cat meowing")
+    about = {"cwd": tmp_path, "PYTHONPATH": site, "XDG_DATA_HOME": tmp_path / "data"}
+    run(*command, "--dataset", "mini-vggsound", "-o", "cat.wav", **about)
+    assert soundfile.read(tmp_path / "cat.wav")[0].std() > 0.01
+    done = run(*command, "--dataset", "mini-vggsound", "--model", "clipsynth-text", check=False, **about)
+    assert done.returncode == 2 and "train them with" in done.stderr and done.stderr.count("\n") == 1

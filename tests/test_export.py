@@ -8,17 +8,19 @@ import pytest
 import torch
 from torch import nn
 
-from clipsynth import export
-from clipsynth.audio import AUDIO
-from clipsynth.core import AudioConfig, UNetConfig, UserError, VocoderConfig, from_json, torch_rng
-from clipsynth.unet import UNet
-from clipsynth.vocoder import Generator, fold
+from clipsynth.base.config import AudioConfig, UNetConfig, VocoderConfig, from_json
+from clipsynth.base.hashing import torch_rng
+from clipsynth.base.process import UserError
+from clipsynth.model import export
+from clipsynth.model.audio import AUDIO
+from clipsynth.model.unet import UNet
+from clipsynth.model.vocoder import Generator, fold
 
 SMALL = VocoderConfig(channels=16, resblock="2", resblock_kernels=(3,), resblock_dilations=((1, 2),))
 
 
 def small_unet(conditioning: str) -> UNet:
-    """A U-Net of five blocks in which no weight is zero; 02a_export exports one of all kinds of layers."""
+    """A U-Net of five blocks in which no weight is zero; model/export exports one of all kinds of layers."""
     torch.manual_seed(0)
     config = UNetConfig(channels=8, multipliers=(1,), blocks=1, attention=(), heads=2, patch=8, condition=6,
                         conditioning=conditioning)

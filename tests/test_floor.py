@@ -5,25 +5,26 @@ import numpy as np
 import pytest
 import torch
 
-from clipsynth.audio import AUDIO, denormalize, log_mel, normalize
-from clipsynth.core import (
-    DiffusionConfig,
-    TrainConfig,
-    UNetConfig,
-    UserError,
-    load_weights,
-    numpy_rng,
-    profile,
-    save_weights,
-    torch_rng,
-    weights_file,
+from clipsynth.base.config import DiffusionConfig, TrainConfig, UNetConfig
+from clipsynth.base.hashing import numpy_rng, torch_rng
+from clipsynth.base.places import weights_file
+from clipsynth.base.process import UserError
+from clipsynth.base.profiles import profile
+from clipsynth.base.weights import load_weights, save_weights
+from clipsynth.engine.loop import run
+from clipsynth.engine.trainer import Trainer
+from clipsynth.model.audio import AUDIO, denormalize, log_mel, normalize
+from clipsynth.model.diffusion import Diffusion
+from clipsynth.model.phase import griffin_lim
+from clipsynth.model.unet import UNet
+from clipsynth.model.vocoder import Generator
+from clipsynth.results.copy_measures import in_tune, pitch
+from clipsynth.results.fine_tuning import (
+    FineTuneTask,
+    MelPairs,
+    fine_tuning_config,
+    model_like_mels,
 )
-from clipsynth.diffusion import Diffusion
-from clipsynth.floor import FineTuneTask, MelPairs, fine_tuning_config, in_tune, model_like_mels, pitch
-from clipsynth.magnitude import griffin_lim
-from clipsynth.train import Trainer, run
-from clipsynth.unet import UNet
-from clipsynth.vocoder import Generator
 
 
 def some_mels(count: int, *name: object) -> torch.Tensor:
@@ -84,7 +85,7 @@ class NoStore:
 def task(monkeypatch: pytest.MonkeyPatch, tmp_path) -> FineTuneTask:
     """A task on noise, from published weights of a tiny vocoder, in a data folder of its own."""
     monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
-    monkeypatch.setattr("clipsynth.train.Store", NoStore)
+    monkeypatch.setattr("clipsynth.engine.diffusion_task.Store", NoStore)
     torch.manual_seed(0)
     smoke = profile("smoke")
     path = weights_file(smoke, "noise", "hifigan", new=True)

@@ -50,9 +50,6 @@ def test_picture_is_in_step() -> None:
 
 def library(root: Path, **modules: str) -> Path:
     """A library with folders: `model_unet` is clipsynth/model/unet.py."""
-    (root / "nbs").mkdir()
-    contents = [{"section": "Chapters", "contents": ["00_core.ipynb"]}]
-    (root / "nbs/sidebar.yml").write_text(yaml.safe_dump({"website": {"sidebar": {"contents": contents}}}))
     for name, text in modules.items():
         path = root / "clipsynth" / f"{name.replace('_', '/', 1)}.py"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,20 +61,27 @@ def test_picture_knows_folders(tmp_path: Path) -> None:
     """Imports by any spelling and depth; arrows that follow from others, or lead to what all import, are left out."""
     checking = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from clipsynth.data.store import Store\n"
     root = library(
-        tmp_path, core="# File to edit: ../nbs/00_core.ipynb.\nimport os", model_layers="from ..core import UserError",
-        model_unet=f"{checking}from .layers import a\nfrom clipsynth.core import b",
-        data_store="from clipsynth import core\ndef f():\n    from ..model import unet",
-        synth="import clipsynth.model.unet\nfrom clipsynth.model.layers import a\nfrom . import core")
+        tmp_path, base_files="import os", model_layers="from ..base.files import UserError",
+        model_unet=f"{checking}from .layers import a\nfrom clipsynth.base.files import b",
+        data_store="from clipsynth.base import files\ndef f():\n    from ..model import unet",
+        engine_synth="import clipsynth.model.unet\nfrom clipsynth.model.layers import a\nfrom ..base import files")
     drawn = script("architecture").picture(root).splitlines()
     assert [line.strip() for line in drawn if "-->" in line or "-.->" in line] == [
-        "data_store -.-> model_unet", "model_unet --> model_layers", "synth --> model_unet"]
+        "data_store -.-> model_unet", "engine_synth --> model_unet", "model_unet --> model_layers"]
     assert [line.partition("[")[2] for line in drawn if "subgraph" in line] == [
-        '"Chapters"]', '"data"]', '"model"]', '"clipsynth"]']
+        '"base"]', '"model"]', '"data"]', '"engine"]']
 
 
 def test_circles_are_refused(tmp_path: Path) -> None:
-    root = library(tmp_path, a="import clipsynth.b", b="from .a import x")
-    with pytest.raises(SystemExit, match="import each other when they are loaded: a, b"):
+    root = library(tmp_path, base_a="import clipsynth.base.b", base_b="from .a import x")
+    with pytest.raises(SystemExit, match="import each other when they are loaded: base.a, base.b"):
+        script("architecture").picture(root)
+
+
+def test_imports_between_folders_go_one_way(tmp_path: Path) -> None:
+    """The library's own do, or its picture could not be drawn; an import inside of a function counts, too."""
+    root = library(tmp_path, base_a="def f():\n    from clipsynth.model import b", model_b="")
+    with pytest.raises(SystemExit, match="one way, base <- .*: base.a imports model.b"):
         script("architecture").picture(root)
 
 
@@ -169,8 +173,8 @@ def test_walks_are_true(title: str) -> None:
 
 
 def test_a_walk_that_is_wrong_is_noticed() -> None:
-    assert "vocode" in reached("synth.Synthesizer.waveforms")
-    assert "vocode" not in reached("synth.Synthesizer.embed_text")
+    assert "vocode" in reached("synth.Voiced.waveforms")
+    assert "vocode" not in reached("queries.Queries.embed_text")
     for hop in ("synth.Synthesizer.no_such", "no_such.function"):
         with pytest.raises(AssertionError, match=hop):
             reached(hop)

@@ -12,9 +12,10 @@ import huggingface_hub.constants
 import pytest
 import torch
 
-from clipsynth.core import UserError
-from clipsynth.hub import CARD, CLIP_CARD, CONFIG, WEIGHTS, from_pretrained, push_to_hub, save_pretrained
-from clipsynth.synth import Synthesizer
+from clipsynth.base.process import UserError
+from clipsynth.engine.cards import CARD, CLIP_CARD, CONFIG, WEIGHTS
+from clipsynth.engine.hub import from_pretrained, push_to_hub, save_pretrained
+from clipsynth.engine.synth import Synthesizer
 
 COMMIT = "0123456789" * 4
 

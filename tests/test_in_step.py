@@ -12,10 +12,10 @@ from conftest import BIN, ROOT, RUN_NOTEBOOKS, SETTINGS, copy_of_checkout, files
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from clipsynth.core import notebook_digest, provenance
+from clipsynth.base.report import notebook_digest, provenance
 
-NOTEBOOKS = sorted((ROOT / "nbs").glob("[!._]*.ipynb"))
-MODULES = sorted(p for p in (ROOT / "clipsynth").glob("*.py") if not p.name.startswith("_"))
+NOTEBOOKS = sorted((ROOT / "nbs").rglob("[!._]*.ipynb"))
+MODULES = sorted((ROOT / "clipsynth").rglob("[!_]*.py"))
 LOCAL = re.compile(r"(?<![\w.:/-])/(work|root|home|tmp|Users|var/folders)/|<[\w.]+ object at 0x")
 
 
@@ -28,7 +28,7 @@ def code(notebook: Path) -> list[str]:
 
 
 def contents(folder: Path, pattern: str) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(folder.glob(pattern))}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob(pattern))}
 
 
 def test_notebooks_are_clean(tmp_path: Path) -> None:
@@ -41,7 +41,7 @@ def test_notebooks_are_clean(tmp_path: Path) -> None:
 
 def test_library_is_exported(tmp_path: Path) -> None:
     copy = copy_of_checkout(tmp_path)
-    for module in (copy / "clipsynth").glob("*.py"):
+    for module in (copy / "clipsynth").rglob("*.py"):
         if module.name != "__init__.py":
             module.unlink()
     run(BIN / "nbdev_export", cwd=copy)
@@ -64,7 +64,7 @@ def test_run_notebooks_take_parameters(name: str) -> None:
     assert re.search(r"^profile(: str)? = \"mini\"", "".join(tagged[0]["source"]), re.M), "profile comes first"
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: str(path.relative_to(ROOT / "nbs").with_suffix("")))
 def test_notebook_is_fit_to_commit(notebook: Path) -> None:
     assert notebook.stat().st_size <= 500 * 1024
     for number, cell in enumerate(cells(notebook)):
@@ -90,7 +90,8 @@ def test_every_report_is_known() -> None:
     listed = provenance(ROOT / "reports")
     written = {p.relative_to("reports").as_posix() for p in files("reports") if p.parts[1] != "provenance"}
     assert written - {"README.md", "runs/.gitkeep"} == set(listed), "every file in reports/ is written by Report"
-    assert {path.stem for path in (ROOT / "reports/provenance").iterdir()} == set(RUN_NOTEBOOKS)
+    stamps = ROOT / "reports/provenance"
+    assert {str(path.relative_to(stamps).with_suffix("")) for path in stamps.rglob("*.json")} == set(RUN_NOTEBOOKS)
 
 
 def test_every_report_is_in_step() -> None:
@@ -112,7 +113,7 @@ def test_tree_is_light() -> None:
 def test_sidebar_lists_every_notebook() -> None:
     sidebar = (ROOT / "nbs/sidebar.yml").read_text(encoding="utf-8")
     listed = re.findall(r"- (\S+\.ipynb)$", sidebar, re.M)
-    assert sorted(listed) == [path.name for path in NOTEBOOKS]
+    assert sorted(listed) == sorted(path.relative_to(ROOT / "nbs").as_posix() for path in NOTEBOOKS)
 
 
 def public(tree: ast.Module, names: set[str]) -> list[tuple[str, ast.AST]]:
@@ -127,7 +128,7 @@ def public(tree: ast.Module, names: set[str]) -> list[tuple[str, ast.AST]]:
     return found
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT / "clipsynth").with_suffix("")))
 def test_public_names_say_what_they_are(module: Path) -> None:
     tree = ast.parse(module.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)

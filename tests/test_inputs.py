@@ -12,13 +12,19 @@ import torch
 from conftest import ROOT
 from PIL import Image
 
-from clipsynth import audio, hub
-from clipsynth.core import UserError, numpy_rng, weights_file
-from clipsynth.metrics import AudioNet, MelNet, embed_all
-from clipsynth.query import QueryEncoder
-from clipsynth.synth import Synthesizer, load_picture
-from clipsynth.vocoder import vocode
-from clipsynth.worlds import INSTRUMENTS, Traits, draw
+from clipsynth.base.hashing import numpy_rng
+from clipsynth.base.places import weights_file
+from clipsynth.base.process import UserError
+from clipsynth.engine import hub
+from clipsynth.engine.queries import load_picture
+from clipsynth.engine.synth import Synthesizer
+from clipsynth.model import audio
+from clipsynth.model.query import QueryEncoder
+from clipsynth.model.vocoder import vocode
+from clipsynth.results.metric_nets import AudioNet, MelNet, embed_all
+from clipsynth.worlds.drawings import draw
+from clipsynth.worlds.instruments import INSTRUMENTS
+from clipsynth.worlds.world import Traits
 
 UNDO = {  # EXIF's number for how a camera was held: what brings an upright picture into the file's order
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -75,7 +81,7 @@ def test_dropped_words_are_told(synthesizer: Synthesizer, capsys: pytest.Capture
 def test_words_dropped_by_another_tokenizer() -> None:
     import open_clip
 
-    from clipsynth.query import dropped_words
+    from clipsynth.model.tokens import dropped_words
 
     tokenizer = open_clip.get_tokenizer("ViT-B-32")
     for room in range(70, 80):  # 75 tokens and two marks; every word is one
@@ -98,7 +104,7 @@ def test_invisible_characters_change_nothing(synthesizer: Synthesizer) -> None:
 
 
 def test_one_text_is_no_list(synthesizer: Synthesizer) -> None:
-    from clipsynth.miniclip import learn_merges
+    from clipsynth.model.tokens import learn_merges
 
     line(lambda: synthesizer.embed_text("violin"), "['violin']")
     line(lambda: synthesizer.encoder.text("violin"), "['violin']")
@@ -108,7 +114,7 @@ def test_one_text_is_no_list(synthesizer: Synthesizer) -> None:
 
 
 def test_two_queries_at_once(synthesizer: Synthesizer, tmp_path: Path) -> None:
-    from clipsynth.synth import one_query
+    from clipsynth.engine.queries import one_query
 
     Image.new("RGB", (9, 9)).save(tmp_path / "p.png")
     line(lambda: synthesizer("violin", np.zeros((9, 9, 3), np.uint8)), "one of the two")
@@ -257,7 +263,7 @@ def test_loud_noise_has_a_mel_like_another_scale(synthesizer: Synthesizer, level
 
 
 def test_the_shortest_sound() -> None:
-    from clipsynth.metrics import FINE
+    from clipsynth.results.metric_nets import FINE
 
     for config, least in ((audio.AUDIO, 1_024), (FINE, 385)):
         assert audio.log_mel(torch.zeros(least), config).shape == (64, least // config.hop)
@@ -275,7 +281,7 @@ def test_files_that_hold_no_sound(tmp_path: Path) -> None:
 
 
 def test_where_a_sound_cannot_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from clipsynth.audio import check_output
+    from clipsynth.model.audio import check_output
 
     monkeypatch.chdir(tmp_path)
     check_output("sub/below/x.wav")
@@ -324,8 +330,9 @@ def test_advice_names_dataset_and_profile(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_checkpoint_of_another_size_is_counted_right() -> None:
-    from clipsynth.core import MINI, SMOKE
-    from clipsynth.vocoder import Generator, load_official_state, official_state
+    from clipsynth.base.profiles import MINI, SMOKE
+    from clipsynth.model.converters import load_official_state, official_state
+    from clipsynth.model.vocoder import Generator
 
     small, large = Generator(SMOKE.hifigan), Generator(MINI.hifigan)
     said = line(lambda: load_official_state(small, official_state(large)), "do not fit the configuration")
@@ -334,9 +341,9 @@ def test_a_checkpoint_of_another_size_is_counted_right() -> None:
 
 
 def test_files_of_another_model(tmp_path: Path) -> None:
-    from clipsynth.core import load_weights, save_weights
-    from clipsynth.synth import load_denoiser
-    from clipsynth.vocoder import load_generator
+    from clipsynth.base.weights import load_weights, save_weights
+    from clipsynth.engine.sampling import load_denoiser
+    from clipsynth.model.vocoder import load_generator
 
     good = {name: weights_file("mini", "mini-music", name) for name in ("clipsynth", "hifigan")}
     line(lambda: load_denoiser(good["hifigan"]), "'hifigan', which has no unet")
@@ -360,8 +367,9 @@ def test_channels_that_cancel_are_heard(tmp_path: Path) -> None:
 
 
 def test_the_bench_counts_weights_not_biases() -> None:
-    from clipsynth.core import MINI, VocoderConfig
-    from clipsynth.vocoder import Generator, fold
+    from clipsynth.base.config import VocoderConfig
+    from clipsynth.base.profiles import MINI
+    from clipsynth.model.vocoder import Generator, fold
 
     results = json.loads((ROOT / "bench/results/model.json").read_text())["vocoder"]
     for name, config in (("V1", VocoderConfig()), ("small", replace(MINI.hifigan, noise=False))):

@@ -7,19 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clipsynth.core import Estimate, Report, UserError, numpy_rng, read_table, to_json
-from clipsynth.metrics import (
-    class_accuracy,
-    difference,
-    distance_interval,
-    frechet_distance,
-    gap_closed,
-    interval,
-    kernel_distance,
-    replicate_plan,
-    verdict,
-    weighted_mean,
-)
+from clipsynth.base.config import to_json
+from clipsynth.base.hashing import numpy_rng
+from clipsynth.base.process import UserError
+from clipsynth.base.report import Report
+from clipsynth.base.tables import Estimate, read_table
+from clipsynth.results.distance_intervals import distance_interval
+from clipsynth.results.distances import frechet_distance, kernel_distance
+from clipsynth.results.intervals import class_accuracy, interval, replicate_plan, weighted_mean
+from clipsynth.results.verdicts import difference, gap_closed, verdict
 
 CLASSES, WINDOWS, WIDTH, RUNS = 16, 8, 12, 50  # two videos of each class
 OF_VIDEO = np.repeat(np.arange(CLASSES), 2)
@@ -209,7 +205,7 @@ def test_tables_are_numbers(tmp_path, monkeypatch):
     monkeypatch.setenv("CLIPSYNTH_REPORTS", str(tmp_path))
     cells = [Estimate(5.8125, -1.5, 1.75, 0.25, 5.5, 42, "videos"), None, float("nan")]
     frame = pd.DataFrame({"model": [r"a_b & {c}", "50 % ± ^~\\", "#1 – $x$ | <y>"], "FAD": cells})
-    Report("00_core", "smoke").table("demo", frame, "Some 50 % & more_of.", {"FAD": 1})
+    Report("base/report", "smoke").table("demo", frame, "Some 50 % & more_of.", {"FAD": 1})
     csv = pd.read_csv(tmp_path / "smoke" / "tables" / "demo.csv")
     columns = ["FAD", "FAD low", "FAD high", "FAD debiased", "FAD perfect", "FAD n"]
     assert list(csv.columns) == ["model", *columns]

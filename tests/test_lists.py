@@ -21,32 +21,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from clipsynth import lists
-from clipsynth.core import DataConfig, UserError, hash_split, numpy_rng
-from clipsynth.lists import (
+from clipsynth.base.config import DataConfig
+from clipsynth.base.hashing import hash_split, numpy_rng
+from clipsynth.base.process import UserError
+from clipsynth.data import download as downloading
+from clipsynth.data.download import classify, download, download_dataset, download_options, fetch
+from clipsynth.data.lists import Video, find_list, read_folder, read_list, split_of
+from clipsynth.data.outcomes import (
     OUTCOMES,
     PAPER_COUNTS,
-    Video,
     append_outcomes,
-    check_id,
-    check_label,
-    classify,
     compare_counts,
-    download,
-    download_dataset,
-    download_options,
-    fetch,
-    find_list,
-    index_videos,
     outcome_counts,
-    read_folder,
-    read_list,
     read_outcomes,
     rot,
     rot_summary,
-    split_of,
 )
-from clipsynth.worlds import video_ids, write_video
+from clipsynth.data.untrusted import check_id, check_label, index_videos
+from clipsynth.worlds.film import write_video
+from clipsynth.worlds.world import video_ids
 
 IDS = video_ids("lists", 40)
 FROM_LIST = [Video(video, f"class {n % 4}") for n, video in enumerate(IDS)]
@@ -359,7 +352,7 @@ class StandIn:
 @pytest.fixture(autouse=True)
 def _fresh_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     StandIn.trouble, StandIn.asked, StandIn.options, StandIn.data = {}, [], [], b"video"
-    monkeypatch.setattr(lists.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(downloading.shutil, "which", lambda name: f"/usr/bin/{name}")
 
 
 def get(folder: Path, videos: list[Video] = FROM_LIST, **options: Any) -> dict[str, str]:
@@ -401,7 +394,7 @@ def test_what_is_there_is_not_asked_for(tmp_path: Path) -> None:
 
 def test_limit_and_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
-    monkeypatch.setattr(lists, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(downloading, "time", SimpleNamespace(sleep=slept.append))
     assert len(get(tmp_path, limit=5, pause=4.0)) == 5 and StandIn.asked == IDS[:5]
     assert slept[0] == 0 and all(2 <= seconds <= 6 for seconds in slept[1:]) and len(set(slept)) == 5
     assert len(get(tmp_path, limit=3)) == 8 and len(get(tmp_path, limit=0)) == 8
@@ -437,7 +430,7 @@ def test_a_full_disk_is_no_answer_about_a_video(said: str, tmp_path: Path, monke
     assert read_outcomes(tmp_path / "downloads.csv") == dict.fromkeys(IDS[:2], "kept")
     StandIn.asked, StandIn.trouble = [], {}
     with monkeypatch.context() as patch:
-        patch.setattr(lists.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000))
+        patch.setattr(downloading.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000))
         with pytest.raises(UserError, match="is full"):
             get(tmp_path)
     assert not StandIn.asked and set(get(tmp_path).values()) == {"kept"}
@@ -475,7 +468,7 @@ def test_bad_settings_get_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(UserError) as error:
         download(FROM_LIST, tmp_path / "$WHERE", tmp_path / "downloads.csv", engine=StandIn)
     assert "rename" in one_line(error)
-    monkeypatch.setattr(lists.shutil, "which", lambda name: None)
+    monkeypatch.setattr(downloading.shutil, "which", lambda name: None)
     with pytest.raises(UserError) as error:
         get(tmp_path, CLIPS)
     assert "ffmpeg" in one_line(error)

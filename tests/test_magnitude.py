@@ -7,41 +7,35 @@ import pytest
 import torch
 from training import RandomStore
 
-import clipsynth.train
-from clipsynth.audio import AUDIO, LOW, filters, log_mel
-from clipsynth.core import (
-    MINI,
-    PAPER,
-    SMOKE,
-    AudioConfig,
-    MagnitudeConfig,
-    UserError,
-    owner_of,
-    save_weights,
-    torch_rng,
-    weights_file,
-)
-from clipsynth.eval import Bench
-from clipsynth.hub import WEIGHTS, from_pretrained, save_pretrained
-from clipsynth.magnitude import (
-    PEAK,
+import clipsynth.engine.train
+from clipsynth.base.config import AudioConfig, MagnitudeConfig
+from clipsynth.base.hashing import torch_rng
+from clipsynth.base.places import owner_of, weights_file
+from clipsynth.base.process import UserError
+from clipsynth.base.profiles import MINI, PAPER, SMOKE
+from clipsynth.base.settings import configure
+from clipsynth.base.weights import save_weights
+from clipsynth.engine.cards import WEIGHTS
+from clipsynth.engine.hub import from_pretrained, save_pretrained
+from clipsynth.engine.loop import run
+from clipsynth.engine.state import load_state, save_state
+from clipsynth.engine.synth import Synthesizer
+from clipsynth.engine.train import make_trainer
+from clipsynth.model.audio import AUDIO, LOW, filters, log_mel
+from clipsynth.model.converters import save_official
+from clipsynth.model.magnitude import (
     VOCODERS,
     GriffinLim,
     MagnitudeNet,
     consistent,
-    limit_peaks,
     load_magnitude,
     load_vocoder,
     magnitude_losses,
-    magnitudes,
-    recover_phase,
     smooth_base,
 )
-from clipsynth.settings import configure
-from clipsynth.synth import Synthesizer
-from clipsynth.train import make_trainer
-from clipsynth.trainer import load_state, run, save_state
-from clipsynth.vocoder import Generator, save_official, vocode
+from clipsynth.model.phase import PEAK, limit_peaks, magnitudes, recover_phase
+from clipsynth.model.vocoder import Generator, vocode
+from clipsynth.results.bench import Bench
 
 TINY = MagnitudeConfig(channels=16, hidden=32, blocks=2, head=32, iterations=3)
 
@@ -139,7 +133,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, net: MagnitudeNet) ->
 @pytest.fixture
 def noisy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
-    monkeypatch.setattr(clipsynth.train, "Store", RandomStore)
+    monkeypatch.setattr("clipsynth.engine.diffusion_task.Store", RandomStore)
     return tmp_path
 
 
@@ -150,7 +144,7 @@ def test_both_worlds_are_read_for_one_set_of_weights(noisy: Path) -> None:
     assert owner_of("magnitude", "mini-music") is None and first.folder == second.folder
     own = make_trainer("magnitude", "music", PAPER, "cpu", changes)
     assert set(own.task.digests) == {"music"} and own.folder.parts[-2:] == ("music", "magnitude")
-    path = clipsynth.train.train("magnitude", "mini-vggsound", SMOKE, "cpu", changes=changes)
+    path = clipsynth.engine.train.train("magnitude", "mini-vggsound", SMOKE, "cpu", changes=changes)
     assert path == weights_file("smoke", "mini-music", "magnitude") == weights_file("smoke", "anybody's", "magnitude")
     assert path.parent == noisy / "smoke/weights" and isinstance(load_magnitude(path), MagnitudeNet)
 
@@ -206,7 +200,8 @@ def test_records_of_another_vocoder_are_other_records() -> None:
 
 def test_hifigan_with_noise_trains_and_loads(noisy: Path) -> None:
     smoke = configure(SMOKE, {"hifigan.noise": True})
-    path = clipsynth.train.train("hifigan", "mini-music", smoke, "cpu", changes={"steps": 2, "batch": 1, "alone": 1})
+    changes = {"steps": 2, "batch": 1, "alone": 1}
+    path = clipsynth.engine.train.train("hifigan", "mini-music", smoke, "cpu", changes=changes)
     voice, mel = load_vocoder("hifigan", path), log_mel(noise(1, 16 * AUDIO.hop))
     assert vocode(voice, mel).isfinite().all() and not torch.equal(vocode(voice, mel), vocode(voice, mel, first=5))
     with pytest.raises(UserError, match="knows no noise"):

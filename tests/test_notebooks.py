@@ -4,7 +4,7 @@ from pathlib import Path
 
 from conftest import BIN, ROOT, RUN_NOTEBOOKS, SmokeRun, run, state
 
-from clipsynth.core import provenance
+from clipsynth.base.report import provenance
 
 
 def test_nbdev_test(tmp_path: Path) -> None:

@@ -12,16 +12,20 @@ import soundfile
 import torch
 from conftest import BIN, run
 
-from clipsynth.command import main
-from clipsynth.core import UserError, WorldConfig, load_config, profile, read_table
-from clipsynth.data import Store
-from clipsynth.eval import draw_trials, reference_windows, scored_rows
-from clipsynth.hub import from_pretrained, save_pretrained
-from clipsynth.query import prompt_of
-from clipsynth.settings import configure
-from clipsynth.synth import Synthesizer
-from clipsynth.train import label_embeddings
-from clipsynth.worlds import render_world
+from clipsynth.base.config import WorldConfig
+from clipsynth.base.process import UserError
+from clipsynth.base.profiles import profile
+from clipsynth.base.settings import configure
+from clipsynth.base.tables import read_table
+from clipsynth.base.weights import load_config
+from clipsynth.data.store import Store
+from clipsynth.engine.command import main
+from clipsynth.engine.diffusion_task import label_embeddings
+from clipsynth.engine.hub import from_pretrained, save_pretrained
+from clipsynth.engine.synth import Synthesizer
+from clipsynth.model.inputs import prompt_of
+from clipsynth.results.trials import draw_trials, reference_windows, scored_rows
+from clipsynth.worlds.music import render_world
 
 WORLD = WorldConfig(instruments=("drum", "violin", "accordion"), videos=4, seconds=11.0, frame_rate=4, picture=64)
 LABELS = {"drum": "door, slamming shut", "violin": "Tür & Glöckchen 鐘", "accordion": "-dash {query}"}

@@ -14,10 +14,14 @@ import pytest
 import torch
 from conftest import BIN, ROOT, run
 
-from clipsynth.core import PAPER, EverydayConfig, WorldConfig, load_config, provenance, read_table, to_json
-from clipsynth.everyday import render_everyday
-from clipsynth.query import TEMPLATES
-from clipsynth.worlds import render_world
+from clipsynth.base.config import EverydayConfig, WorldConfig, to_json
+from clipsynth.base.profiles import PAPER
+from clipsynth.base.report import provenance
+from clipsynth.base.tables import read_table
+from clipsynth.base.weights import load_config
+from clipsynth.model.inputs import TEMPLATES
+from clipsynth.worlds.everyday import render_everyday
+from clipsynth.worlds.music import render_world
 
 SETTINGS = """\
 clip: ViT-B-32-quickgelu:{clip}

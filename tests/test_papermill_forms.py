@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import BIN, ROOT, run, state
 
-from clipsynth.core import provenance, reported_values
+from clipsynth.base.report import provenance, reported_values
 
 NOTEBOOK = ROOT / "nbs/04_eval.ipynb"
 THREADS = {"OMP_NUM_THREADS": os.cpu_count(), "OMP_WAIT_POLICY": "PASSIVE"}  # as many as `make reports` has
@@ -42,7 +42,7 @@ def dash(notebook: str, where: Path, folder: Path) -> str:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The reports of every form and from every folder, each in a folder of its own, two runs at a time.
 
-    Papermill reads the form and `core` finds the folder, so five of the nine pairs stand for all.
+    Papermill reads the form and `base.places` finds the folder, so five of the nine pairs stand for all.
     """
     before = state("reports", "data", "nbs")
     elsewhere = tmp_path_factory.mktemp("elsewhere")

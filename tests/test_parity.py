@@ -9,17 +9,13 @@ import pytest
 import torch
 from conftest import ROOT
 
-from clipsynth import samplers
-from clipsynth.audio import AUDIO
-from clipsynth.core import UNetConfig, UserError, VocoderConfig
-from clipsynth.diffusion import Diffusion
-from clipsynth.unet import GroupNorm, load_improved_diffusion
-from clipsynth.vocoder import (
-    Discriminators,
-    Generator,
-    check_mel,
-    fold,
+from clipsynth.base.config import UNetConfig, VocoderConfig
+from clipsynth.base.process import UserError
+from clipsynth.model import samplers
+from clipsynth.model.audio import AUDIO
+from clipsynth.model.converters import (
     from_official_config,
+    load_improved_diffusion,
     load_official,
     load_official_discriminators,
     load_official_state,
@@ -27,6 +23,11 @@ from clipsynth.vocoder import (
     official_state,
     save_official,
 )
+from clipsynth.model.diffusion import Diffusion
+from clipsynth.model.discriminators import Discriminators
+from clipsynth.model.unet import GroupNorm
+from clipsynth.model.vocoder import Generator, fold
+from clipsynth.model.vocoder_config import check_mel
 
 GOLDEN = ROOT / "data/golden"
 FILES = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in GOLDEN.glob("*.json")}

@@ -18,11 +18,20 @@ import numpy as np
 import pytest
 from conftest import BIN, LIMIT, run, start, wait_until
 
-from clipsynth import data
-from clipsynth.core import MINI, UserError, WorldConfig, numpy_rng, threads
-from clipsynth.lists import read_list
-from clipsynth.query import QueryEncoder
-from clipsynth.worlds import render_world
+from clipsynth.base.config import WorldConfig
+from clipsynth.base.hashing import numpy_rng
+from clipsynth.base.process import UserError, threads
+from clipsynth.base.profiles import MINI
+from clipsynth.data import shards
+from clipsynth.data.assemble import assemble
+from clipsynth.data.embedding import embed
+from clipsynth.data.lists import read_list
+from clipsynth.data.prep import decode, prepare, prepare_dataset, prepare_part, reasons
+from clipsynth.data.shards import Job, content_of, make_shard, make_shards, pending, plan_shards
+from clipsynth.data.store import Store
+from clipsynth.data.workers import in_cluster, in_workers
+from clipsynth.model.query import QueryEncoder
+from clipsynth.worlds.music import render_world
 
 WORLD = WorldConfig(instruments=("drum", "violin"), videos=5, seconds=21.0, frame_rate=4, picture=64)
 
@@ -89,7 +98,7 @@ def test_any_number_of_workers(world: Path, unbroken: dict[str, str], tmp_path: 
     for workers in (0, 3):
         places = world / "list.json", world / "videos", tmp_path / str(workers)
         with threads(1):  # as the command had: on two, CLIP's sums differ in their last bits
-            data.prepare(*places, QueryEncoder("mini"), MINI.data, workers=workers)
+            prepare(*places, QueryEncoder("mini"), MINI.data, workers=workers)
         assert contents(places[2]) == unbroken
 
 
@@ -104,44 +113,44 @@ class OfCompany:
 
 def test_an_embedding_does_not_depend_on_its_company(world: Path, unbroken: dict[str, str], tmp_path: Path) -> None:
     """What was left to do when a run was killed changes no bit of what it does then."""
-    store = data.Store(shutil.copytree(world / "features", tmp_path / "features"))
-    first = np.array(data.embed(store, OfCompany(), batch=4).embedding)
+    store = Store(shutil.copytree(world / "features", tmp_path / "features"))
+    first = np.array(embed(store, OfCompany(), batch=4).embedding)
     path = store.folder / f"embedding-{OfCompany.digest}.npy"
     part = np.load(path)
     part[1:] = np.nan
     np.save(path, part)
     path.rename(path.with_suffix(".part"))
-    again = np.array(data.embed(store, OfCompany(), batch=3).embedding)
+    again = np.array(embed(store, OfCompany(), batch=3).embedding)
     assert (again == first).all() and contents(world / "features") == unbroken
 
 
 @pytest.mark.parametrize("bytes_written", [0, 10, 200])
 def test_a_kill_while_embeddings_are_begun(world: Path, bytes_written: int, tmp_path: Path) -> None:
     """A file that ends in its header or in its numbers is begun again; nothing reads zeros as embeddings."""
-    store = data.Store(shutil.copytree(world / "features", tmp_path / "features"))
-    first = np.array(data.embed(store, OfCompany()).embedding)
+    store = Store(shutil.copytree(world / "features", tmp_path / "features"))
+    first = np.array(embed(store, OfCompany()).embedding)
     path = store.folder / f"embedding-{OfCompany.digest}.npy"
     torn = path.read_bytes()[:bytes_written]
     path.unlink()
     path.with_suffix(".part").write_bytes(torn)
     path.with_suffix(".new").write_bytes(torn)
-    assert (np.array(data.embed(store, OfCompany()).embedding) == first).all()
+    assert (np.array(embed(store, OfCompany()).embedding) == first).all()
 
 
 def test_parts_make_the_whole(world: Path, unbroken: dict[str, str], tmp_path: Path,
                               monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fresh_copy(world, tmp_path)
     monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
-    made = [data.prepare_part("mine", f"{number}/3", "mini", workers=0) for number in (1, 2, 3)]
+    made = [prepare_part("mine", f"{number}/3", "mini", workers=0) for number in (1, 2, 3)]
     assert sum(made) == 10 and min(made) > 0
     videos = read_list(folder / "list.json")
-    jobs = data.plan_shards(videos, folder / "videos", folder / "features", 64)
-    assert data.pending(jobs) == []
+    jobs = plan_shards(videos, folder / "videos", folder / "features", 64)
+    assert pending(jobs) == []
     run(BIN / "clipsynth", "prep", "mine", CLIPSYNTH_DATA=tmp_path)
     assert contents(folder / "features") == unbroken
     for wrong in ("0/3", "4/3", "3", "a/b", "1/0"):
         with pytest.raises(UserError, match="3/8"):
-            data.prepare_part("mine", wrong, "mini", workers=0)
+            prepare_part("mine", wrong, "mini", workers=0)
 
 
 def test_what_is_finished_is_not_done_again(world: Path, unbroken: dict[str, str], tmp_path: Path) -> None:
@@ -153,19 +162,19 @@ def test_what_is_finished_is_not_done_again(world: Path, unbroken: dict[str, str
     def told(name: str, status: str) -> None:
         seen.append(name)
 
-    data.decode(*places, workers=0, callback=told)
+    decode(*places, workers=0, callback=told)
     assert len(seen) == 10
     first, second, third = sorted((folder / "videos").glob("*.mp4"))[:3]
     (folder / "videos/deep").mkdir()
     os.utime(first.rename(folder / "videos/deep" / first.name), (1, 1))
     second.unlink()
     seen.clear()
-    data.decode(*places, workers=0, callback=told)
+    decode(*places, workers=0, callback=told)
     assert seen == []
     content = bytearray(third.read_bytes())
     content[len(content) // 2] ^= 1
     third.write_bytes(content)
-    store = data.decode(*places, workers=0, callback=told)
+    store = decode(*places, workers=0, callback=told)
     assert seen == [third.stem]
     assert {first.stem, second.stem} <= set(store.kept.video)
 
@@ -173,11 +182,11 @@ def test_what_is_finished_is_not_done_again(world: Path, unbroken: dict[str, str
 def test_a_damaged_shard_is_made_again(world: Path, tmp_path: Path) -> None:
     folder = fresh_copy(world, tmp_path)
     places = folder / "list.json", folder / "videos", folder / "features", 64
-    before = contents(data.decode(*places, workers=0).folder)
+    before = contents(decode(*places, workers=0).folder)
     shard = next((folder / "features/shards").rglob("*.npz"))
     shard.write_bytes(shard.read_bytes()[:-2_000])
     (folder / "features/store.json").unlink()
-    data.decode(*places, workers=0)
+    decode(*places, workers=0)
     assert contents(folder / "features") == before
 
 
@@ -185,7 +194,7 @@ def test_a_full_disk_is_said_before_anything_is_written(
         world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 10, 0))  # type: ignore
     with pytest.raises(UserError, match="CLIPSYNTH_DATA"):
-        data.decode(world / "list.json", world / "videos", tmp_path / "store", 64, workers=0)
+        decode(world / "list.json", world / "videos", tmp_path / "store", 64, workers=0)
     assert not list((tmp_path / "store").glob("*.npy"))
 
 
@@ -228,20 +237,20 @@ def test_a_cluster_that_loses_a_worker(world: Path, unbroken: dict[str, str], tm
 
 def test_a_cluster_outlives_what_kills_its_children(tmp_path: Path) -> None:
     with cluster(tmp_path, workers=1) as (address, _):
-        done = dict(data.in_cluster(os._exit, [3], address, lambda job: LIMIT))
-        slow = dict(data.in_cluster(time.sleep, [0.0, 600.0], address, lambda job: 2.0 if job else LIMIT))
+        done = dict(in_cluster(os._exit, [3], address, lambda job: LIMIT))
+        slow = dict(in_cluster(time.sleep, [0.0, 600.0], address, lambda job: 2.0 if job else LIMIT))
     assert done == {3: "crashed"} and slow == {0.0: None, 600.0: "slow"}
 
 
 def test_no_scheduler_is_one_line() -> None:
     with pytest.raises(UserError, match="dask scheduler") as error:
-        list(data.in_cluster(abs, [1], "nonsense://127.0.0.1:9", lambda job: 1.0))
+        list(in_cluster(abs, [1], "nonsense://127.0.0.1:9", lambda job: 1.0))
     assert "\n" not in str(error.value)
 
 
 def test_a_script_without_a_guard_is_told(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from clipsynth.data import in_workers\nprint(list(in_workers(abs, [1, 2], 1)))\n")
+    script.write_text("from clipsynth.data.workers import in_workers\nprint(list(in_workers(abs, [1, 2], 1)))\n")
     done = run(sys.executable, script, cwd=tmp_path, check=False)
     assert done.returncode and "__main__" in done.stderr
 
@@ -250,7 +259,7 @@ def test_workers_go_with_their_parent(tmp_path: Path) -> None:
     """After kill -9 of the parent no worker lingers."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, signal, time\nfrom clipsynth.data import in_workers\n"
+        "import os, signal, time\nfrom clipsynth.data.workers import in_workers\n"
         "if __name__ == '__main__':\n"
         "    for job, result in in_workers(time.sleep, [0.0, 500.0, 500.0], 2):\n"
         "        os.kill(os.getpid(), signal.SIGKILL)\n")
@@ -301,11 +310,11 @@ def test_any_file_name_is_prepared_once(world: Path, tmp_path: Path) -> None:
         except OSError:  # macOS has no such names
             shutil.copy(video, path.with_name("other.mp4"))
     places = videos, videos, tmp_path / "mine/features"
-    store = data.prepare(*places, first, workers=0)
+    store = prepare(*places, first, workers=0)
     assert len(store) == 10 == first.seen / 10 and store.manifest.status.isin(["kept", "short"]).all()
     assert any("caf" in source for source in store.manifest.source)
     before = touched(store.folder)
-    data.prepare(*places, second, workers=0)
+    prepare(*places, second, workers=0)
     assert touched(store.folder) == before and not second.seen
 
 
@@ -316,7 +325,7 @@ def test_a_longer_list_embeds_what_is_new(world: Path, tmp_path: Path) -> None:
     places, seen = (folder / "videos", folder / "features"), []
     for name in ("shorter.json", "list.json", "shorter.json"):
         seen.append(MeanColour())
-        store = data.prepare(folder / name, *places, seen[-1], workers=0)
+        store = prepare(folder / name, *places, seen[-1], workers=0)
         whole = store.frames.mean((2, 3)) / 255
         assert np.array_equal(store.embedding, whole.astype(np.float16)), "each row is its own picture's"
         seen[-1].chunks = len(store)  # type: ignore[attr-defined]
@@ -328,7 +337,7 @@ def test_a_longer_list_embeds_what_is_new(world: Path, tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_opened_costs_its_row(
         world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, fingerprint = fresh_copy(world, tmp_path), data.content_of
+    folder, fingerprint = fresh_copy(world, tmp_path), content_of
     locked, gone = sorted((folder / "videos").glob("*.mp4"))[:2]
 
     def refuse(path: str) -> str:
@@ -336,29 +345,29 @@ def test_a_file_that_cannot_be_opened_costs_its_row(
             raise PermissionError(13, "Permission denied", path)
         return fingerprint(path)
 
-    monkeypatch.setattr(data, "content_of", refuse)  # the superuser may open every file
+    monkeypatch.setattr(shards, "content_of", refuse)  # the superuser may open every file
     gone.unlink()
     places = folder / "list.json", folder / "videos", folder / "features", 64
-    store = data.decode(*places, workers=0)
+    store = decode(*places, workers=0)
     status = store.manifest.groupby("video").status.first()
     assert (status[locked.stem], status[gone.stem]) == ("unreadable", "missing")
-    assert store.kept.video.nunique() == 7 and "unreadable" in set(data.reasons(store.manifest).status)
+    assert store.kept.video.nunique() == 7 and "unreadable" in set(reasons(store.manifest).status)
     monkeypatch.undo()
-    assert locked.stem in set(data.decode(*places, workers=0).kept.video), "asked again as soon as it can be read"
+    assert locked.stem in set(decode(*places, workers=0).kept.video), "asked again as soon as it can be read"
 
 
 def test_a_file_that_goes_away_meanwhile_is_missing(world: Path, tmp_path: Path) -> None:
     folder = fresh_copy(world, tmp_path)
     videos = read_list(folder / "list.json")
-    jobs = data.plan_shards(videos, folder / "videos", folder / "features", 64)
-    job = next(job for job in jobs if job.path and "kept" == data.make_shard(replace(job, folder=str(tmp_path))))
+    jobs = plan_shards(videos, folder / "videos", folder / "features", 64)
+    job = next(job for job in jobs if job.path and "kept" == make_shard(replace(job, folder=str(tmp_path))))
     moved = Path(job.path).rename(tmp_path / "elsewhere.mp4")
-    data.make_shards(data.pending(jobs), workers=0)
-    store = data.assemble(videos, jobs, folder / "features")
+    make_shards(pending(jobs), workers=0)
+    store = assemble(videos, jobs, folder / "features")
     assert set(store.manifest.status[store.manifest.video == job.stem]) == {"missing"}
     assert job.stem not in store.contents
     moved.rename(job.path)
-    store = data.decode(folder / "list.json", folder / "videos", folder / "features", 64, workers=0)
+    store = decode(folder / "list.json", folder / "videos", folder / "features", 64, workers=0)
     assert job.stem in set(store.kept.video)
 
 
@@ -369,18 +378,18 @@ def fail(word: str) -> None:
 def test_a_mistake_of_ours_ends_the_run(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A bug, a module that is not there, even a TimeoutError of its own is no fault of the file."""
     with pytest.raises(TimeoutError, match="it was late"):
-        list(data.in_workers(fail, ["late"], workers=1, limit=lambda job: 500.0))
+        list(in_workers(fail, ["late"], workers=1, limit=lambda job: 500.0))
     video = next((world / "videos").glob("*.mp4"))
-    job = data.Job(video.stem, str(video), str(world / "none"), "x", 64)
+    job = Job(video.stem, str(video), str(world / "none"), "x", 64)
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "av", None)
         with pytest.raises(ImportError):
-            data.make_shard(job)
-    for place in ("clip_picture", "to_int16"):
+            make_shard(job)
+    for place in ("frames.clip_picture", "soundtrack.to_int16"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"clipsynth.video.{place}", lambda *_: 1 / 0)
+            patch.setattr(f"clipsynth.data.{place}", lambda *_: 1 / 0)
             with pytest.raises(ZeroDivisionError):
-                data.make_shard(job)
+                make_shard(job)
     assert not (world / "none").exists()
 
 
@@ -420,10 +429,10 @@ def test_a_complete_store_is_read_from_a_read_only_disk(
     monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
     with monkeypatch.context() as patch:
         read_only(tmp_path, patch)
-        store = data.prepare_dataset("mine")
+        store = prepare_dataset("mine")
         assert len(store) == len(store.embedding) > 0 and store.mel.any() and store.audio.any()
         with pytest.raises(UserError, match="cannot write .*empty.*check the folder"):
-            data.prepare_dataset("empty")
+            prepare_dataset("empty")
     assert not (tmp_path / "mine/.lock").exists()
 
 
@@ -431,11 +440,11 @@ def test_the_folder_of_videos_may_be_deleted(
         world: Path, unbroken: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(world, tmp_path / "mine", ignore=shutil.ignore_patterns("videos"))
     monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
-    data.prepare_dataset("mine")
+    prepare_dataset("mine")
     assert contents(tmp_path / "mine/features") == unbroken
     shutil.rmtree(tmp_path / "mine/features")
     with pytest.raises(UserError, match="no folder of videos"):
-        data.prepare_dataset("mine")
+        prepare_dataset("mine")
 
 
 @pytest.mark.parametrize("name", ["mel.npy", "thumbnail.npy", "manifest.parquet", "embedding-*.npy"])
@@ -452,15 +461,15 @@ def test_the_advice_for_a_damaged_store_helps(
         old.unlink()
     monkeypatch.setenv("CLIPSYNTH_DATA", str(tmp_path))
     places = folder / "list.json", folder / "videos", folder / "features"
-    whole = contents(data.prepare(*places, encoder, workers=0).folder)
+    whole = contents(prepare(*places, encoder, workers=0).folder)
     path = next((folder / "features").glob(name))
     path.unlink() if damage == "gone" else path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(UserError, match="run `clipsynth prep mine --profile smoke`") as error:
-        store = data.Store(folder / "features", profile="smoke")
+        store = Store(folder / "features", profile="smoke")
         for part in ("manifest", "mel", "thumbnail", "embedding"):
             getattr(store, part)
     assert "\n" not in str(error.value)
-    assert contents(data.prepare(*places, encoder, workers=0).folder) == whole
+    assert contents(prepare(*places, encoder, workers=0).folder) == whole
 
 
 def test_advice_names_the_command_that_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -469,7 +478,7 @@ def test_advice_names_the_command_that_helps(tmp_path: Path, monkeypatch: pytest
               "smoke/mini-music": "prep mini-music --profile smoke", "mine": "prep mine`, with the --profile"}
     for place, command in advice.items():
         with pytest.raises(UserError) as error:
-            data.Store(tmp_path / place / "features")
+            Store(tmp_path / place / "features")
         assert f"run `clipsynth {command}" in str(error.value)
     with pytest.raises(UserError, match="prepare"):
-        data.Store(tmp_path.parent / "elsewhere/features")
+        Store(tmp_path.parent / "elsewhere/features")

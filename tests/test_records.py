@@ -8,19 +8,28 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-from clipsynth import compose, floor, gap, sampler_cost, samplers, synth, worlds, zoo
-from clipsynth import eval as evaluation
-from clipsynth.core import UserError, load_weights, profile, save_weights, weights_file
-from clipsynth.eval import AuditBench, Bench
-from clipsynth.records import TOLERANCE, Finding, Records, read_record
+from clipsynth.base.places import weights_file
+from clipsynth.base.process import UserError
+from clipsynth.base.profiles import profile
+from clipsynth.base.records import TOLERANCE, Finding, Records, read_record
+from clipsynth.base.weights import load_weights, save_weights
+from clipsynth.engine import queries, sampling
+from clipsynth.model import samplers
+from clipsynth.results import bench as benches
+from clipsynth.results import fine_tuning, gap, play, sampler_cost, systems, test_set, zoo
+from clipsynth.results.audit import AuditBench
+from clipsynth.results.bench import Bench
+from clipsynth.worlds import music
+from clipsynth.worlds.drawings import SHAPES
+from clipsynth.worlds.instruments import INSTRUMENTS
 
 MINI = profile("mini")
 
 
 CHAPTERS: dict[str, list[Callable[[Bench], object]]] = {
-    "mini-music": [evaluation.table1_records, zoo.zoo_records, floor.vocoder_records, sampler_cost.sampler_records,
-                   gap.bridge_records, compose.play_records],
-    "mini-vggsound": [zoo.zoo_records, floor.vocoder_records],
+    "mini-music": [systems.table1_records, zoo.zoo_records, fine_tuning.vocoder_records, sampler_cost.sampler_records,
+                   gap.bridge_records, play.play_records],
+    "mini-vggsound": [zoo.zoo_records, fine_tuning.vocoder_records],
 }
 
 
@@ -50,8 +59,8 @@ def test_every_record_is_audited(audit: Audit) -> None:
     folder = ROOT / "data/records" / audit.bench.dataset
     there = {path.stem for path in folder.glob("*.safetensors")}
     certified = {name for name in there if "-seed" in name}  # the weights are not kept
-    searches = {name for name in there if name.startswith("copies-")}  # of 00g_browse, through the whole store
-    outside = {name for name in there if name.startswith("yamnet-")}  # of 04g_outside: YAMNet is not ours
+    searches = {name for name in there if name.startswith("copies-")}  # of data/browse, through the whole store
+    outside = {name for name in there if name.startswith("yamnet-")}  # of results/outside: YAMNet is not ours
     assert there - certified - searches - outside == {finding.record for finding in audit.findings}
     whole = {f.record for f in audit.findings if not f.rows}
     assert whole <= {"manifest", "second-opinion", "nearest", "picture-centroid", "hearing", "floor-fine-tuning"}
@@ -75,10 +84,10 @@ def worst(bench: AuditBench) -> float:
 
 
 def one_model(bench: AuditBench) -> AuditBench:
-    evaluation.trial_record(bench)
-    evaluation.moments(bench)
+    test_set.trial_record(bench)
+    test_set.moments(bench)
     for modality in ("image", "text"):
-        evaluation.measure_model(bench, "clipsynth", modality)
+        systems.measure_model(bench, "clipsynth", modality)
     return bench
 
 
@@ -111,25 +120,24 @@ def changed_source(function: Callable[..., object], old: str, new: str) -> Calla
 def test_one_changed_line_of_a_sampler_is_caught(violin: Callable[..., AuditBench],
                                                  monkeypatch: pytest.MonkeyPatch) -> None:
     line = ("slope = step / (level[i] - level[i - 1]) / 2", "slope = step / (level[i] - level[i - 1]) / 3")
-    monkeypatch.setitem(synth.SAMPLERS, "dpm-solver", changed_source(samplers.dpm_solver, *line))
+    monkeypatch.setitem(sampling.SAMPLERS, "dpm-solver", changed_source(samplers.dpm_solver, *line))
     assert worst(one_model(violin())) > TOLERANCE
 
 
 def test_a_violin_drawn_differently_is_caught(violin: Callable[..., AuditBench],
                                               monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = worlds.INSTRUMENTS["violin"]
-    monkeypatch.setattr(worlds, "INSTRUMENTS", {**worlds.INSTRUMENTS, "violin": recipe})
-    monkeypatch.setitem(worlds.SHAPES, recipe.look.shape, worlds.SHAPES["horn"])
-    monkeypatch.setattr(worlds, "render_all", lambda render, jobs, workers: [render(*job) for job in jobs])
+    shape = INSTRUMENTS["violin"].look.shape
+    monkeypatch.setitem(SHAPES, shape, SHAPES["horn"])
+    monkeypatch.setattr(music, "render_all", lambda render, jobs, workers: [render(*job) for job in jobs])
     bench = violin(again=True)
-    evaluation.moments(bench)
+    test_set.moments(bench)
     assert worst(bench) > TOLERANCE
 
 
 def test_another_prompt_is_caught(violin: Callable[..., AuditBench], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(synth, "prompt", lambda query, *_: f"a picture of {query}")
+    monkeypatch.setattr(queries, "prompt", lambda query, *_: f"a picture of {query}")
     bench = violin()
-    evaluation.measure_model(bench, "clipsynth", "text")
+    systems.measure_model(bench, "clipsynth", "text")
     assert worst(bench) > TOLERANCE
 
 
@@ -137,11 +145,11 @@ def test_another_seed_is_caught(violin: Callable[..., AuditBench], monkeypatch: 
     """In the configuration by the inputs; in the code by the rows."""
     with pytest.raises(UserError, match="other inputs .trials"):
         one_model(violin(eval=replace(MINI.eval, seed=1)))
-    draw = evaluation.draw_trials
-    monkeypatch.setattr(evaluation, "draw_trials", lambda store, samples, seed: draw(store, samples, seed)._replace(
+    draw = benches.draw_trials
+    monkeypatch.setattr(benches, "draw_trials", lambda store, samples, seed: draw(store, samples, seed)._replace(
         seed=np.arange(samples) + 1))
     bench = violin()
-    evaluation.measure_model(bench, "clipsynth", "image")
+    systems.measure_model(bench, "clipsynth", "image")
     assert worst(bench) > TOLERANCE
 
 
@@ -160,7 +168,7 @@ def test_a_renamed_function_makes_nothing_again(monkeypatch: pytest.MonkeyPatch)
     line = "choose 1 (DDIM) or 2", "take 1 (DDIM) or 2"
     solver = changed_source(samplers.dpm_solver, *line)
     solver.__name__ = "dpm_solver_2m"
-    monkeypatch.setitem(synth.SAMPLERS, "dpm-solver", solver)
+    monkeypatch.setitem(sampling.SAMPLERS, "dpm-solver", solver)
     monkeypatch.delattr(samplers, "dpm_solver")
 
     def made(*_: object, **__: object) -> None:

@@ -4,26 +4,23 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from clipsynth.core import DiffusionConfig, UNetConfig, UserError, torch_rng
-from clipsynth.diffusion import Diffusion
-from clipsynth.samplers import (
-    TAIL,
-    Counted,
+from clipsynth.base.config import DiffusionConfig, UNetConfig
+from clipsynth.base.hashing import torch_rng
+from clipsynth.base.process import UserError
+from clipsynth.model.diffusion import Diffusion
+from clipsynth.model.editing import (
     add_sounds,
     blend,
     compose,
     continue_sampling,
-    ddim,
-    dpm_solver,
-    even_log_snr,
     guide,
-    heun,
     inpaint,
     shorten,
     threshold,
     travelling,
 )
-from clipsynth.unet import UNet
+from clipsynth.model.samplers import TAIL, Counted, ddim, dpm_solver, even_log_snr, heun
+from clipsynth.model.unet import UNet
 
 Sampler = Callable[..., torch.Tensor]
 SAMPLERS = [Diffusion.sample, ddim, dpm_solver, heun]

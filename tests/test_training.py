@@ -18,31 +18,27 @@ import torch
 from conftest import BIN, ROOT, run, start, surroundings, wait_until
 from training import KILLED, MACHINE, SHARED, RandomStore, outcome, share, trainer
 
-import clipsynth.train
-import clipsynth.trainer
-from clipsynth.command import main
-from clipsynth.core import (
-    DIFFUSION_MODELS,
-    MINI,
-    PAPER,
-    SMOKE,
-    DiffusionConfig,
-    TrainConfig,
-    UNetConfig,
-    UserError,
-    autocast_dtype,
-    load_weights,
-    save_weights,
-    seeded_name,
-    torch_rng,
-)
-from clipsynth.diffusion import Diffusion, training_steps
-from clipsynth.settings import configure
-from clipsynth.synth import Synthesizer
-from clipsynth.train import make_task, plan, train
-from clipsynth.trainer import Muon, Trainer, learning_rate, load_state, log_text, save_state
-from clipsynth.trainer import run as run_trainer
-from clipsynth.unet import UNet
+import clipsynth.engine.train
+from clipsynth.base.config import DiffusionConfig, TrainConfig, UNetConfig
+from clipsynth.base.hashing import torch_rng
+from clipsynth.base.places import seeded_name
+from clipsynth.base.process import UserError, autocast_dtype
+from clipsynth.base.profiles import DIFFUSION_MODELS, MINI, PAPER, SMOKE
+from clipsynth.base.settings import configure
+from clipsynth.base.weights import load_config, load_weights, save_weights
+from clipsynth.engine.command import main
+from clipsynth.engine.loop import run as run_trainer
+from clipsynth.engine.optimisers import Muon, learning_rate
+from clipsynth.engine.plan import _flops as flops_of_a_step
+from clipsynth.engine.plan import plan
+from clipsynth.engine.publish import publish, published_file
+from clipsynth.engine.runlog import log_text
+from clipsynth.engine.state import load_state, save_state
+from clipsynth.engine.synth import Synthesizer
+from clipsynth.engine.train import make_task, train
+from clipsynth.engine.trainer import Trainer
+from clipsynth.model.diffusion import Diffusion, training_steps
+from clipsynth.model.unet import UNet
 
 SCRIPT = ROOT / "tests/training.py"
 
@@ -50,7 +46,7 @@ SCRIPT = ROOT / "tests/training.py"
 @pytest.fixture(autouse=True)
 def _noise_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store of noise wherever one is looked for."""
-    monkeypatch.setattr(clipsynth.train, "Store", RandomStore)
+    monkeypatch.setattr("clipsynth.engine.diffusion_task.Store", RandomStore)
 
 
 @pytest.fixture
@@ -204,8 +200,8 @@ def test_only_damage_is_called_damage(failure: Exception, tmp_path: Path, monkey
 
 HOLDER = """
 import sys; from pathlib import Path
-from clipsynth.core import lock
-from clipsynth.trainer import alone_in, save_state
+from clipsynth.base.files import lock
+from clipsynth.engine.trainer import alone_in, save_state
 from training import trainer
 made = trainer("waves", Path(sys.argv[1]))
 with alone_in(made):
@@ -241,13 +237,14 @@ def test_two_trainings_in_one_folder(data: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_weights_that_are_not_finite_are_not_published(data: Path) -> None:
-    made = clipsynth.train.make_trainer("clipsynth", "mini-music", SMOKE, "cpu", {"ema": 0.0, "precision": "fp32"})
-    path = clipsynth.train.published_file(made, SMOKE)
+    changes = {"ema": 0.0, "precision": "fp32"}
+    made = clipsynth.engine.train.make_trainer("clipsynth", "mini-music", SMOKE, "cpu", changes)
+    path = published_file(made, SMOKE)
     for value in (float("nan"), float("inf"), 1e30):  # the last is not finite in a file of float16
         with torch.no_grad():
             next(made.published().parameters()).view(-1)[0] = value
         with pytest.raises(UserError, match="not written: 1 of .* not finite in float16"):
-            clipsynth.train.publish(made, SMOKE)
+            publish(made, SMOKE)
         assert not path.exists() and not path.with_suffix(".csv").exists()
 
 
@@ -278,7 +275,7 @@ def test_a_write_that_fails_keeps_the_last_state(tmp_path: Path, monkeypatch: py
     def no_space(number: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(clipsynth.trainer.os, "fsync", no_space)
+    monkeypatch.setattr(os, "fsync", no_space)
     with pytest.raises(UserError, match="No space left on device") as told:
         run_trainer(made)
     assert "\n" not in str(told.value)
@@ -400,7 +397,8 @@ def test_plan_writes_nothing(data: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_operations_are_counted_as_by_hand() -> None:
     made = trainer("waves", Path("nowhere"), batch=4)
     layers = 9 * 16 + 16 * 8  # multiplications of one example, forwards
-    assert clipsynth.trainer._flops(made) == 2 * 4 * (layers + layers + 16 * 8)  # to weights, and to the hidden layer
+    backwards = layers + 16 * 8  # to weights, and to the hidden layer
+    assert flops_of_a_step(made) == 2 * 4 * (layers + backwards)
 
 
 def test_seeds_train_side_by_side(data: Path) -> None:
@@ -420,7 +418,7 @@ def test_seeds_train_side_by_side(data: Path) -> None:
 
 
 def test_all_tasks_are_made_alike(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipsynth.data.Store", RandomStore)
+    monkeypatch.setattr("clipsynth.data.prep.Store", RandomStore)
     for model in ("clipsynth", "clipsynth-guided", "hifigan", "specvqgan", "mel-net", "audio-net"):
         task = make_task(model, "mini-music", SMOKE, 0, "cpu")
         batch = task.batch(np.random.default_rng(0), 2)
@@ -430,7 +428,7 @@ def test_all_tasks_are_made_alike(data: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_features_that_do_not_fit_stay_on_the_disk(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     batches = []
     for room in (float("inf"), 1_000.0):
-        monkeypatch.setattr(clipsynth.train, "free_memory", lambda device, room=room: room)
+        monkeypatch.setattr("clipsynth.engine.diffusion_task.free_memory", lambda device, room=room: room)
         task = make_task("clipsynth", "mini-music", SMOKE, 0, "cpu")
         assert isinstance(task.mel, torch.Tensor) == (room > 1_000)
         batches.append(task.batch(np.random.default_rng(0), 5))
@@ -557,8 +555,10 @@ def test_init_starts_from_weights(data: Path) -> None:
     first = train("clipsynth", "mini-music", SMOKE, "cpu", changes=quick)
     assert first
     for source in (str(first), "mini-music/clipsynth", "mini-music/clipsynth.safetensors"):
-        made = clipsynth.train.make_trainer("clipsynth-guided", "mini-music", SMOKE, "cpu", {**quick, "init": source})
-        assert made.origin == {"from": source, "sha256": hashlib.sha256(first.read_bytes()).hexdigest()}
+        changes = {**quick, "init": source}
+        made = clipsynth.engine.train.make_trainer("clipsynth-guided", "mini-music", SMOKE, "cpu", changes)
+        assert (made.origin["from"], made.origin["sha256"]) == (source, hashlib.sha256(first.read_bytes()).hexdigest())
+        assert made.origin["steps"] == load_config(first)["made"]["steps"]
         state = load_weights(first)[0]
         assert all(torch.equal(value, state[name]) for name, value in made.published().state_dict().items())
     second = train("clipsynth-guided", "mini-music", SMOKE, "cpu", changes={**quick, "init": "mini-music/clipsynth"})
@@ -586,7 +586,7 @@ def test_init_says_what_does_not_fit(source: str, said: str, data: Path, monkeyp
     (data / "damaged.safetensors").write_bytes(b"half a file")
     with pytest.raises(UserError, match=said) as told:
         changes = {"init": source.format(data=data), "precision": "fp32"}
-        clipsynth.train.make_trainer("clipsynth", "mini-music", SMOKE, "cpu", changes)
+        clipsynth.engine.train.make_trainer("clipsynth", "mini-music", SMOKE, "cpu", changes)
     assert "\n" not in str(told.value)
 
 

@@ -17,10 +17,15 @@ import pandas as pd
 import torch
 from torch import nn
 
-import clipsynth.train
-from clipsynth.core import SMOKE, TrainConfig, UserError, numpy_rng
-from clipsynth.train import make_trainer
-from clipsynth.trainer import Trainer, load_state, run, save_state, stop_requested
+import clipsynth.engine.diffusion_task
+from clipsynth.base.config import TrainConfig
+from clipsynth.base.hashing import numpy_rng
+from clipsynth.base.process import UserError
+from clipsynth.base.profiles import SMOKE
+from clipsynth.engine.loop import run, stop_requested
+from clipsynth.engine.state import load_state, save_state
+from clipsynth.engine.train import make_trainer
+from clipsynth.engine.trainer import Trainer
 
 SHARED, KILLED = ("waves", "players", "clipsynth"), ("waves", "clipsynth", "hifigan", "specvqgan")
 MACHINE = {"seconds", "outside", "examples_per_second", "memory_gb"}  # columns that no run repeats
@@ -229,7 +234,7 @@ def settings(words: list[str]) -> Iterator[tuple[str, Any]]:
 
 if __name__ == "__main__":
     what, folder, *words = sys.argv[1:]
-    clipsynth.train.Store = RandomStore  # type: ignore[misc, assignment]
+    clipsynth.engine.diffusion_task.Store = RandomStore  # type: ignore[misc, assignment]
     if what == "share":
         share(Path(folder), **dict(settings(words)))
         stop(Path(folder) / "stop")
