@@ -118,7 +118,9 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
     before, folder = state("reports", "data"), tmp_path_factory.mktemp("smoke")
     data, reports = folder / "data", folder / "reports"
     for name in RUN_NOTEBOOKS:
-        run(BIN / "papermill", f"nbs/{name}.ipynb", folder / f"{name}.ipynb", "-p", "profile", "smoke",
+        copy = folder / "runs" / f"{name}.ipynb"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        run(BIN / "papermill", f"nbs/{name}.ipynb", copy, "-p", "profile", "smoke",
             "--no-progress-bar", "--start-timeout", LIMIT, CLIPSYNTH_DATA=data, CLIPSYNTH_REPORTS=reports)
     return SmokeRun(data, reports, state("reports", "data") == before)
 

@@ -378,7 +378,7 @@ def test_a_kernel_without_clipsynth_says_so(tmp_path: Path) -> None:
 def test_run_notebooks_look_for_clipsynth_first(name: str) -> None:
     cells = json.loads((ROOT / f"nbs/{name}.ipynb").read_text(encoding="utf-8"))["cells"]
     first = next("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-    assert "try: import clipsynth\nexcept ModuleNotFoundError:" in first and sys.version_info
+    assert "try:\n    import clipsynth\nexcept ModuleNotFoundError:" in first and sys.version_info
 
 
 def test_a_wheel_sounds_outside_of_any_checkout(checkout: Path, tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_only_damage_is_called_damage(failure: Exception, tmp_path: Path, monkey
 HOLDER = """
 import sys; from pathlib import Path
 from clipsynth.base.files import lock
-from clipsynth.engine.trainer import alone_in, save_state
+from clipsynth.engine.state import alone_in, save_state
 from training import trainer
 made = trainer("waves", Path(sys.argv[1]))
 with alone_in(made):
@@ -418,7 +418,7 @@ def test_seeds_train_side_by_side(data: Path) -> None:
 
 
 def test_all_tasks_are_made_alike(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("clipsynth.data.prep.Store", RandomStore)
+    monkeypatch.setattr("clipsynth.data.store.Store", RandomStore)
     for model in ("clipsynth", "clipsynth-guided", "hifigan", "specvqgan", "mel-net", "audio-net"):
         task = make_task(model, "mini-music", SMOKE, 0, "cpu")
         batch = task.batch(np.random.default_rng(0), 2)

@@ -50,7 +50,7 @@ def training_had(
     before = made.get("init", {})
     return {n: made[n] + before.get(n, 0) for n in ("steps", "seconds") if n in made}
 
-
+# %% ../../nbs/engine/publish.ipynb #8dcdad87
 def start_from(
     module: nn.Module,  # gets the weights
     source: str,  # as for `init_file`; "" leaves the module as it is

@@ -23,7 +23,7 @@ from .trainer import Trainer
 
 # %% ../../nbs/03_train.ipynb #d55e758f
 TASKS: dict[str, tuple[str, dict[str, Any]]] = {
-    "miniclip": ("clipsynth.model.miniclip:MiniClipTask", {}),
+    "miniclip": ("clipsynth.model.miniclip_training:MiniClipTask", {}),
     "clipsynth": ("clipsynth.engine.diffusion_task:DiffusionTask", {}),
     "clipsynth-text": (
         "clipsynth.engine.diffusion_task:DiffusionTask",
