@@ -15,8 +15,8 @@ import torch
 
 from ..base.hashing import numpy_rng
 from ..base.process import UserError
-from ..data.store import Store
-from ..model.audio import AUDIO, log_mel, normalize
+from ..data.store import Store, cut_windows
+from ..model.audio import log_mel, normalize
 from .metric_nets import MetricNet, embed_all, heard_classes
 from .trials import reference_windows
 
@@ -90,9 +90,8 @@ def independent_probe(
     "A classifier that no model was selected on, from two windows of each training chunk."
     rows, starts = reference_windows(store, "train")
     pick = np.sort(numpy_rng("second opinion").permutation(len(rows))[:most])
-    where = zip(rows[pick], starts[pick], strict=True)
-    windows = [store.mel[row, :, start : start + AUDIO.frames] for row, start in where]
-    mels = normalize(torch.from_numpy(np.stack(windows).astype(np.float32)))
+    windows = cut_windows(store.mel, rows[pick], starts[pick]).astype(np.float32)
+    mels = normalize(torch.from_numpy(windows))
     labels = store.kept["label"].to_numpy().astype(str)[rows[pick]]
     return IndependentProbe.learn(mels.numpy(), labels)
 
