@@ -158,7 +158,7 @@ class SpecVQGANConfig:
 # %% ../../nbs/base/config.ipynb #f19ab2cd
 @dataclass(frozen=True)
 class MagnitudeConfig:
-    "The magnitude network (02b): ConvNeXt blocks at the rate of the mel, then Griffin-Lim."
+    "The magnitude network: ConvNeXt blocks at the rate of the mel, then Griffin-Lim."
 
     mels: int = 64
     channels: int = 256

@@ -32,7 +32,7 @@ from .vocoder_config import VOCODER, check_mel, check_vocoder
 def as_row(
     x: torch.Tensor,  # (batch, channels, time)
 ) -> torch.Tensor:  # (batch, channels, 1, time), stored with channels last
-    "A signal as an image of one row, in the memory order that CPU kernels like best."
+    "A signal as an image of one row, in the order of memory in which CPU kernels are fastest."
     return x.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 
