@@ -48,15 +48,20 @@ def repo_root(
     )
 
 # %% ../../nbs/base/places.ipynb #c1ff6ad3
+def _checkout() -> Path | None:
+    "The checkout; None where a wheel is installed outside of any. Raises `UserError`."
+    try:
+        return repo_root()
+    except UserError:
+        if (_package() / "_data").is_dir():
+            return None
+        raise
+
+
 def shipped_data() -> Path:
     "What comes with the code: `data/` of the checkout, or the part of it that a wheel carries."
-    try:
-        return repo_root() / "data"
-    except UserError:
-        carried = _package() / "_data"
-        if carried.is_dir():
-            return carried
-        raise
+    root = _checkout()
+    return root / "data" if root else _package() / "_data"
 
 
 def _users_data() -> Path:  # outside of any checkout
@@ -71,8 +76,7 @@ def _folder(
     "The folder that a variable of the environment names; raises `UserError` for a relative one."
     told = os.environ.get(variable)
     if not told:
-        installed = shipped_data().parent == _package()
-        return _users_data() / default if installed else repo_root() / default
+        return (_checkout() or _users_data()) / default
     folder = os.path.expanduser(told)
     if not os.path.isabs(folder):
         raise UserError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from ..base.places import repo_root
+from ..base.places import shipped_data
 from ..base.process import UserError
 from ..data.store import cut_windows
 from ..model.audio import AUDIO, from_int16
@@ -116,7 +116,7 @@ def paper_table(
     "A table of the paper, as it prints it; raises `UserError`."
     import pandas as pd
 
-    path = repo_root() / "data" / "paper" / f"table{number}.csv"
+    path = shipped_data() / "paper" / f"table{number}.csv"
     if not path.exists():
         raise UserError(f"no table {number} of the paper in {path.parent}: choose 1 or 2")
     return pd.read_csv(path, keep_default_na=False, dtype=str)
