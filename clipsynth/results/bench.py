@@ -17,7 +17,7 @@ import numpy as np
 from ..base.config import Profile
 from ..base.hashing import digest
 from ..base.places import dataset_dir, weights_file
-from ..base.records import Records, Rows, records_dir
+from ..base.records import TOLERANCE, Records, Rows, records_dir
 from ..data.prep import prepare_dataset
 from ..data.store import Store
 from ..engine.publish import certificate
@@ -145,11 +145,12 @@ class BenchRecords(BenchInputs):
         settings: dict[str, Any] | None = None,  # more of what determines it, as JSON values
         version: int = 1,  # raised by hand when results are meant to change
         audit: int = 0,  # rows that an audit makes again; 0: as many as of other records
+        tolerance: float = TOLERANCE,  # of an audit, see `Records.rows`
     ) -> dict[str, np.ndarray]:
         "A record whose rows are made one by one, such as one for each trial."
         records, inputs = self._records(model), self.inputs(model, settings, version)
         size = self.profile.eval.batch
-        return records.rows(name, make, needs, inputs, averaged, size, audit)
+        return records.rows(name, make, needs, inputs, averaged, size, audit, tolerance)
 
     def aggregate(
         self,

@@ -19,7 +19,7 @@ from ..model.bridges import BRIDGES
 from ..model.diffusion import Denoiser
 from .baselines import CLIPRetriever, reconstruction
 from .bench import Bench
-from .test_set import coarse, manifest, moments, reference, trial_record
+from .test_set import COARSE, coarse, manifest, moments, reference, trial_record
 
 # %% ../../nbs/results/systems.ipynb #d5e8bef5
 def queries(
@@ -108,7 +108,9 @@ def examples(
         }
         return {name: coarse(mel.numpy()) for name, mel in mels.items()}
 
-    return bench.rows("examples", make, lambda: bench.trials.row[bench.shown], model)
+    return bench.rows(
+        "examples", make, lambda: bench.trials.row[bench.shown], model, tolerance=COARSE
+    )
 
 # %% ../../nbs/results/systems.ipynb #822f9a7e
 NEAREST = 8  # sounds that the retriever could give to a query, the closest first
