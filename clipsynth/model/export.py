@@ -13,7 +13,6 @@ import json
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from torch import nn
 from ..base.config import AudioConfig, from_json, to_json
 from ..base.files import write_atomic
 from ..base.hashing import torch_rng
-from ..base.process import UserError
+from ..base.process import UserError, need_packages
 from .audio import AUDIO, HIGH, LOW, check_log_mel
 from .unet import UNet
 from .vocoder import Convolution, Generator, Upsampling, fold
@@ -224,13 +223,6 @@ def _load(
     return torch.export.load(io.BytesIO(path.read_bytes()))
 
 # %% ../../nbs/model/export.ipynb #f20e53cd
-def _needs(*packages: str) -> None:  # names as imported
-    "Raise `UserError` for packages of the extra `export` that are not installed."
-    missing = [package for package in packages if find_spec(package) is None]
-    if missing:
-        raise UserError(f'ONNX needs {", ".join(missing)}: pip install "clipsynth[export]"')
-
-
 def export_onnx(
     network: nn.Module,  # a `Generator` or a `UNet`; it stays as it is
     path: str | Path,  # ends in .onnx
@@ -239,7 +231,7 @@ def export_onnx(
     **more: Any,  # further facts for the metadata, e.g. `diffusion=process.config`
 ) -> Path:
     "Write a network as ONNX: any batch, a vocoder any length. Raises `UserError`."
-    _needs("onnx", "onnxscript", "onnxruntime")
+    need_packages("ONNX", "export", "onnx", "onnxscript", "onnxruntime")
     ready, about = _ready(network), metadata(network, audio, **more)
     given = _inputs(ready, 2, size)
     compared = (64, 7) if isinstance(network, Generator) else size
@@ -266,7 +258,7 @@ class OnnxModel:
         threads: int | None = None,  # to compute with; as many as PyTorch when left out
     ):
         "Open the file, on a GPU where onnxruntime has one; raises `UserError`."
-        _needs("onnxruntime")
+        need_packages("ONNX", "export", "onnxruntime")
         import onnxruntime
 
         if not Path(path).is_file():
