@@ -82,7 +82,7 @@ def test_a_mistake_is_told_to_the_shell(tmp_path: Path) -> None:
 
 def test_help_names_the_verbs() -> None:
     done = run(BIN / "clipsynth", "--help")
-    assert all(verb in done.stdout for verb in ("synth", "world", "prep", "train"))
+    assert all(verb in done.stdout for verb in ("synth", "world", "download", "prep", "train", "eval"))
 
 
 def test_import_is_light() -> None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'Rows', 'Record', 'read_record', 'write_record', 'records_dir', 'Records', 'row_errors', 'Finding',
-           'AuditedRecords', 'PartStore']
+           'AuditedRecords']
 
 # %% ../../nbs/base/records.ipynb #c4ece781
 import json
@@ -94,6 +94,12 @@ def records_dir(
         return data_dir() / "changed" / "records" / dataset
     return (shipped_data() if name == "mini" else profile_dir(profile)) / "records" / dataset
 
+# %% ../../nbs/base/records.ipynb #56e2be5d
+def _blocks(count: int, size: int) -> list[np.ndarray]:
+    "The row numbers of each block."
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+
+
 # %% ../../nbs/base/records.ipynb #1c01da3c
 class Records:
     "A folder of records: each is read if its inputs are today's, else made and kept."
@@ -124,27 +130,56 @@ class Records:
         with lock(place, "the making of this record", wait=True):
             arrays = self._valid(name, inputs)  # another process may have made it meanwhile
             if arrays is None:
-                arrays = self._make(place / "blocks", make, len(needs()), inputs, block)
+                arrays = self._make(name, make, len(needs()), inputs, block)
                 for key in averaged:
                     arrays[key] = arrays[key].mean(0, dtype=np.float64).astype(np.float32)
                 self._keep(name, arrays, inputs, averaged)
-                shutil.rmtree(place / "blocks")
+                shutil.rmtree(place / "blocks", ignore_errors=True)
         return arrays
 
     def _make(
-        self, parts: Path, make: Rows, count: int, inputs: Mapping[str, Any], block: int
+        self, name: str, make: Rows, count: int, inputs: Mapping[str, Any], block: int
     ) -> dict[str, np.ndarray]:
         "All rows, block by block; a block that is there is taken."
-        made, starts = [], range(0, count, block)
-        for start in progress(starts, parts.parent.name, len(starts), "block"):
-            part, some = parts / f"{start}-{block}", np.arange(start, min(start + block, count))
-            kept = None if self.recompute else read_record(part)
-            if kept is None or kept.inputs != to_json(dict(inputs)):
-                write_record(part, make(some), inputs)
-                kept = read_record(part)
-            assert kept is not None
-            made.append(kept.arrays)
+        blocks = _blocks(count, block)
+        every = progress(blocks, name, len(blocks), "block")
+        made = [self.block(name, make, some, inputs) for some in every]
         return {key: np.concatenate([part[key] for part in made]) for key in made[0]}
+
+    def missing(
+        self,
+        name: str,  # of the file, without suffix
+        count: int,  # rows of the record
+        inputs: Mapping[str, Any],
+        block: int = 64,  # rows made at a time
+    ) -> list[np.ndarray]:  # row numbers of each block
+        "The blocks of a record that are still to be made."
+        if self._valid(name, inputs) is not None:
+            return []
+        return [some for some in _blocks(count, block) if self._block(name, some, inputs) is None]
+
+    def block(
+        self,
+        name: str,  # of the file, without suffix
+        make: Rows,
+        some: np.ndarray,  # row numbers of one block of the record, as `missing` gives them
+        inputs: Mapping[str, Any],
+    ) -> dict[str, np.ndarray]:
+        "One block of a record, read or made: processes may share the blocks of a record."
+        if (there := self._block(name, some, inputs)) is not None:
+            return there
+        arrays = {key: np.asarray(array) for key, array in make(some).items()}
+        write_record(self._part(name, some), arrays, inputs)
+        return arrays
+
+    def _part(self, name: str, some: np.ndarray) -> Path:
+        return self.folder / ".making" / name / "blocks" / f"{some[0]}-{len(some)}"
+
+    def _block(
+        self, name: str, some: np.ndarray, inputs: Mapping[str, Any]
+    ) -> dict[str, np.ndarray] | None:
+        kept = None if self.recompute else read_record(self._part(name, some))
+        return kept.arrays if kept and kept.inputs == to_json(dict(inputs)) else None
 
     def aggregate(
         self,
@@ -291,57 +326,3 @@ class AuditedRecords(Records):
     def failed(self) -> list[Finding]:
         "The records that today's code does not make."
         return [finding for finding in self.findings if not finding.passed]
-
-# %% ../../nbs/base/records.ipynb #409d0fd0
-class _Rows:
-    "An array of the whole store of which only some rows are here."
-
-    def __init__(self, array: np.ndarray, place: np.ndarray):
-        self.array, self.place = array, place
-        self.shape, self.ndim = (len(place), *array.shape[1:]), array.ndim
-
-    def __len__(self) -> int:
-        return len(self.place)
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        first, rest = (key[0], key[1:]) if isinstance(key, tuple) else (key, ())
-        place = self.place[first]
-        if np.any(place < 0):
-            raise KeyError("a row that is not in this part of the store")
-        index = (place, *rest)
-        return self.array[index]
-
-# %% ../../nbs/base/records.ipynb #767fe56a
-class PartStore:
-    "A feature store of a few videos that goes by the row numbers of the whole store."
-
-    def __init__(
-        self,
-        part: Any,  # the `Store` of the few videos
-        kept: Any,  # a table: clip, video, label and split of every row of the whole store
-    ):
-        self.part, self.kept, self.folder, self.about = part, kept, part.folder, part.about
-        places = {clip: place for place, clip in enumerate(part.kept["clip"])}
-        self.place = np.array([places.get(clip, -1) for clip in kept["clip"]])
-
-    def there(
-        self,
-        rows: np.ndarray,  # of the whole store
-    ) -> np.ndarray:  # bool, the same shape
-        "Which rows can be read."
-        return self.place[rows] >= 0
-
-    def rows(
-        self,
-        split: str | None = None,  # "train", "test", or None for all
-    ) -> np.ndarray:  # (n,) indices
-        "The chunks on one side of the split of the whole store."
-        every = np.arange(len(self.kept))
-        return every if split is None else every[(self.kept["split"] == split).to_numpy()]
-
-    def __getattr__(self, name: str) -> Any:
-        if name in ("mel", "audio", "frames", "embedding"):
-            return _Rows(getattr(self.part, name), self.place)
-        if name == "clip_digest":
-            return self.part.clip_digest
-        raise AttributeError(name)

@@ -21,15 +21,15 @@ class Scores(NamedTuple):
 
     fad: Estimate
     fid: Estimate
-    audio_accuracy: Estimate  # class accuracy of the sound, by `AudioNet`
-    mel_accuracy: Estimate  # class accuracy of the mel, by `MelNet`
-    probe_audio: Estimate  # class accuracy of the sound, by `IndependentProbe`
-    probe_mel: Estimate  # class accuracy of the mel, by the same
+    audio_accuracy: Estimate | None  # class accuracy of the sound, by `AudioNet`
+    mel_accuracy: Estimate | None  # class accuracy of the mel, by `MelNet`
+    probe_audio: Estimate | None  # class accuracy of the sound, by `IndependentProbe`
+    probe_mel: Estimate | None  # class accuracy of the mel, by the same
 
 # %% ../../nbs/results/scores.ipynb #b6a91d54
 def score(
     measurements: dict[str, np.ndarray],
-    label: np.ndarray,  # (n,), class asked for
+    label: np.ndarray | None,  # (n,), class asked for; None: unknown, so there is no accuracy
     video: np.ndarray,  # (n,), test video that each trial came from, numbered as in `real`
     real: dict[str, np.ndarray],  # measurements on the test set
     draws: int = 200,  # replicates, half of them mirror images
@@ -39,13 +39,8 @@ def score(
     same_videos: bool = True,  # False: the sounds come from other videos than the test set
 ) -> Scores:
     "FAD, FID and class accuracies of a set, with intervals by video; raises `UserError`."
-    asked, known = (set(zip(*pair, strict=True)) for pair in _pairs(label, video, real))
-    if same_videos and asked - known:
-        name, number = min(asked - known)
-        raise UserError(
-            f"a trial comes from video {number} of class {name}, which is not in the test set: "
-            "number the videos as in the record of the test set"
-        )
+    if label is not None and same_videos:
+        _check_videos(label, video, real)
     mine = video if same_videos else np.char.add("other ", video.astype(str))
     options: dict[str, Any] = {"pairs": max(1, draws // 2), "seed": seed}
 
@@ -60,7 +55,9 @@ def score(
             **options,
         )
 
-    def accuracy(name: str) -> Estimate:
+    def accuracy(name: str) -> Estimate | None:
+        if label is None:
+            return None
         if sounds is not None:
             unit = "distinct sounds"
             return class_accuracy(measurements[name], label, sounds, unit=unit, **options)
@@ -70,5 +67,13 @@ def score(
     return Scores(distance("audio"), distance("mel"), *shares)
 
 # %% ../../nbs/results/scores.ipynb #8b900dbb
-def _pairs(label: np.ndarray, video: np.ndarray, real: dict[str, np.ndarray]) -> Any:
-    return (label.tolist(), video.tolist()), (real["label"].tolist(), real["video"].tolist())
+def _check_videos(label: np.ndarray, video: np.ndarray, real: dict[str, np.ndarray]) -> None:
+    "Raise `UserError` for a trial of a video that the test set does not have in that class."
+    asked = set(zip(label.tolist(), video.tolist(), strict=True))
+    unknown = asked - set(zip(real["label"].tolist(), real["video"].tolist(), strict=True))
+    if unknown:
+        name, number = min(unknown)
+        raise UserError(
+            f"a trial comes from video {number} of class {name}, which is not in the test set: "
+            "number the videos as in the record of the test set"
+        )
