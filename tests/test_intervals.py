@@ -15,7 +15,7 @@ from clipsynth.base.tables import Estimate, read_table
 from clipsynth.results.distance_intervals import distance_interval
 from clipsynth.results.distances import frechet_distance, kernel_distance
 from clipsynth.results.intervals import class_accuracy, interval, replicate_plan, weighted_mean
-from clipsynth.results.verdicts import difference, gap_closed, verdict
+from clipsynth.results.verdicts import CANNOT, difference, gap_closed, verdict
 
 CLASSES, WINDOWS, WIDTH, RUNS = 16, 8, 12, 50  # two videos of each class
 OF_VIDEO = np.repeat(np.arange(CLASSES), 2)
@@ -173,10 +173,12 @@ def test_verdicts_say_how_many_trainings():
         return Estimate((low + high) / 2, low, high, (low + high) / 2)
 
     assert verdict(apart(-3, -1)) == "holds (one training)"
-    assert verdict(apart(1, 3), apart(2, 5)) == "fails (two trainings)"
-    assert verdict(apart(-3, 1)) == "open (one training)"
-    assert verdict(apart(-3, -1), apart(-3, 1)) == "open (two trainings, which disagree)"
-    assert verdict(apart(float("nan"), float("nan"))) == "open (one training)"
+    assert verdict(apart(1, 3), apart(2, 5)) == "does not hold (two trainings)"
+    assert verdict(apart(-3, 1)) == "direction only (one training)"
+    assert verdict(apart(-3, -1), apart(-3, 1)) == "direction only (two trainings)"
+    assert verdict(apart(-3, -1), apart(-1, 3)) == "does not hold (two trainings)"
+    assert verdict() == CANNOT and verdict(apart(-3, -1), trained=False) == "holds"
+    assert verdict(apart(float("nan"), float("nan"))) == CANNOT
 
 
 @pytest.mark.parametrize("bandwidth", [0, 0.0, -0.0, -1.0, 1e-300, float("nan"), float("inf")])

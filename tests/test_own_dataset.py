@@ -124,10 +124,10 @@ def test_a_table_of_what_there_is(command: Callable[..., int], room: Path) -> No
     finally:
         away.rename(weights)
     tables = room / "reports/smoke/tables"
-    table = read_table(tables / f"table1-{MINE}.csv").set_index(["model", "asked with"])["FAD ours"]
+    table = read_table(tables / f"scores-{MINE}.csv").set_index(["model", "asked with"])["FAD ours"]
     assert table["CLIPSynth", "text"] is table["CLIPSynth", "image"] is None
     assert None not in (table["CLIPSynth-Text", "text"], table["CLIPRetriever", "text"])
-    assert "| CLIPSynth | image | text | 6.30 | not run |" in (tables / f"table1-{MINE}.md").read_text()
+    assert "| CLIPSynth | yes | yes | image | text | 6.30 | not run |" in (tables / f"table1-{MINE}.md").read_text()
 
 
 def test_a_class_without_training_videos_is_left_out() -> None:

@@ -186,7 +186,7 @@ class ReportMedia(ReportFiles):
 
 # %% ../../nbs/base/report.ipynb #0572cca6
 class ReportPages(ReportMedia):
-    "Cards and pages of a report."
+    "Cards, pages and the files that pages link to."
 
     def text(
         self,
@@ -203,12 +203,24 @@ class ReportPages(ReportMedia):
     def page(
         self,
         name: str,
-        html: str,  # a whole page that needs no other file
+        html: str,  # a whole page; its links are relative to the folder of the reports
         caption: str,
     ) -> None:
-        "Write a page to look at and listen to, to `pages/`."
-        path = self.folder / "pages" / f"{name}.html"
+        "Write a page to look at and listen to."
+        path = self.folder / f"{name}.html"
         write_text(path, html)
+        self._note(path, caption)
+
+    def file(
+        self,
+        name: str,  # with folder and suffix, e.g. "gallery/mini-music/real-test/tuba.ogg"
+        data: bytes,
+        caption: str,
+    ) -> None:
+        "Write a file that a page links to."
+        path = self.folder / name
+        if not (path.exists() and path.read_bytes() == data):
+            write_atomic(path, lambda part: part.write_bytes(data))
         self._note(path, caption)
 
 # %% ../../nbs/base/report.ipynb #0572cca4
@@ -221,13 +233,15 @@ class Report(ReportPages):
         frame: "pd.DataFrame",  # texts, numbers, `Estimate`s; None: not run; NaN: does not apply
         caption: str,
         digits: int | dict[str, int] | None = None,  # behind the point, of all or of some columns
+        beside: "pd.DataFrame | None" = None,  # more columns, for programs alone
     ) -> Any:  # something Jupyter displays
         "Write a table: csv with a column for each number, Markdown and LaTeX for people."
         caption = f"{caption} Profile: {self.profile}."
-        shown = as_texts(frame, digits)
+        shown, numbers = as_texts(frame, digits), as_numbers(frame)
+        numbers = numbers if beside is None else numbers.join(beside)
         base = self.folder / "tables" / f"{name}{self.part}"
         texts = {
-            ".csv": as_numbers(frame).to_csv(index=False, lineterminator="\n"),
+            ".csv": numbers.to_csv(index=False, lineterminator="\n"),
             ".tex": as_latex(shown, caption, name),
             ".md": f"{as_rows(shown)}\n{caption}\n",
         }
@@ -288,11 +302,11 @@ def reported_values(
 
 # %% ../../nbs/base/report.ipynb #ce9316e0
 def _index(files: dict[str, dict[str, Any]], profile: str) -> str:
-    shown = (".csv", ".png", ".flac")
+    shown = (".csv", ".png", ".flac", ".html")
     rows = [
         f"| [{name}]({name}) | {about['notebook']} | {about['caption']} |"
         for name, about in files.items()
-        if name.endswith(shown) or name.startswith(("cards/", "pages/"))
+        if name.endswith(shown) or name.startswith("cards/")
     ]
     head = [
         "# Reports",

@@ -19,15 +19,24 @@ if TYPE_CHECKING:
 from .process import UserError
 
 # %% ../../nbs/base/tables.ipynb #e57a00a2
+def _number(number: float, form: str) -> str:  # no minus before a zero
+    text = f"{number:{form}}"
+    return text.replace("-", "") if not text.strip("-0.") else text
+
+
 def _shown(estimate: Any, form: str) -> str:  # an `Estimate`
     parts = (estimate.value, estimate.debiased, estimate.low, estimate.high)
-    value, debiased, low, high = (f"{x:{form}}" for x in parts)
+    value, debiased, low, high = (_number(x, form) for x in parts)
     if math.isnan(estimate.low):
         interval = "[no interval]"
     else:
         interval = f"[{low}, {high}]".replace("inf", "∞")
     moved = f"{value} → {debiased}" if debiased != value else value
-    perfect = "" if estimate.perfect is None else f", perfect {estimate.perfect:{form.lstrip('+')}}"
+    perfect = (
+        ""
+        if estimate.perfect is None
+        else f", perfect {_number(estimate.perfect, form.lstrip('+'))}"
+    )
     return f"{moved} {interval}{perfect}"
 
 # %% ../../nbs/base/tables.ipynb #e57a0002

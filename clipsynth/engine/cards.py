@@ -126,13 +126,13 @@ def _recipe(config: dict[str, Any]) -> str:
 
 
 def _results(dataset: str, model: str, profile: str) -> str:
-    "This model's rows of Table 1, as they stand in `reports/`."
-    for path in sorted((reports_dir(profile) / "tables").glob("table1*.csv")):
+    "This model's scores, as they stand in `reports/`."
+    for path in sorted((reports_dir(profile) / "tables").glob("scores*.csv")):
         caption = path.with_suffix(".md").read_text(encoding="utf-8").strip().splitlines()[-1]
         table = read_table(path)
-        rows = table[table["model"].str.lower() == model]
-        if caption.startswith(f"Table 1 on {dataset} ") and len(rows):
-            return f"{as_markdown(rows, 1)}\n{caption}"
+        mine = (table["model"].str.lower() == model) & (table["dataset"] == dataset)
+        if mine.any():
+            return f"{as_markdown(table[mine], 1)}\n{caption}"
     return "not run"
 
 # %% ../../nbs/engine/cards.ipynb #d1973c8b
