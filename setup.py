@@ -11,8 +11,10 @@ config.read(ROOT / "settings.ini", encoding="utf-8")
 about = config["DEFAULT"]
 readme = ROOT / "README.md"
 
-# What a wheel carries of data/: the paper's tables and what `clipsynth synth` needs by default.
-CARRIED = ("paper/*.csv", "weights/miniclip.*", "weights/magnitude.*", "weights/mini-*/clipsynth.*")
+# What a wheel carries of data/: the paper's tables and what `clipsynth synth` and `clipsynth eval` need by default.
+CARRIED = ("paper/*.csv", "weights/miniclip.*", "weights/magnitude.*", "weights/mini-*/clipsynth.*",
+           "weights/mini-*/audio-net.*", "weights/mini-*/mel-net.*", "records/mini-*/real-test.*",
+           "records/mini-*/manifest.*", "records/mini-*/second-opinion.*")
 
 
 class BuildWithData(build_py):
@@ -41,10 +43,11 @@ setup(
     license="Apache-2.0",
     keywords=about["keywords"].split(),
     packages=find_packages(include=["clipsynth", "clipsynth.*"]),
+    package_data={about["lib_name"]: ["results/page/*"]},  # the report's template, style sheet and script
     python_requires=f">={about['min_python']}",
     install_requires=about["requirements"].split() + about["pip_requirements"].split(),
     extras_require={name: about[f"{name}_requirements"].split()
-                    for name in ("dev", "download", "export", "cluster", "outside")},
+                    for name in ("dev", "download", "export", "cluster", "outside", "judges")},
     entry_points={
         "console_scripts": about["console_scripts"].split(),
         "nbdev": [f"{about['lib_name']}={about['lib_name']}._modidx:d"],

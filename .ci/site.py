@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES, SITE = ROOT / "_proc", ROOT / "_docs"
-REPORTS = ("figures", "audio", "tables", "pages")  # the folders of reports/ that the site takes, of these files:
-SHOWN = {".csv", ".flac", ".html", ".png", ".svg"}
+REPORTS = ("figures", "audio", "tables", "gallery", "index.html")  # what the site takes of reports/, of these files:
+SHOWN = {".csv", ".flac", ".html", ".ogg", ".png", ".svg", ".webp"}
 CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]+`)", re.M | re.S)
 LINK = re.compile(r"(\]\(|(?:src|href)=\")([^)\"\s]+)")
 LINKED_CODE = re.compile(r"\[(`[^`]+`)\]\([^)]*\)")

@@ -95,7 +95,7 @@ def test_every_link_of_the_site_leads_somewhere(pages: Path) -> None:
               for text in markdown(cell) for link in dead(text, (pages / page).parent)]
     assert broken == []
     front = json.dumps(cells(pages / "index.ipynb"))
-    assert "](reports/figures/examples.png)" in front and "](reports/pages/zoo-mini-music.html)" in front
+    assert "](reports/figures/examples.png)" in front and "](reports/index.html)" in front
     assert f"]({BLOB}CONTRIBUTING.md)" in front and f"]({BLOB}reports/README.md)" in front
     image = re.findall(r"^  image: (\S+)$", (pages / "_quarto.yml").read_text(), re.M)
     assert len(image) == 1 and (pages / image[0]).exists()
@@ -161,7 +161,7 @@ def test_what_quarto_made_becomes_the_site(
     with pytest.raises(SystemExit) as ended:
         site.render()
     assert ended.value.code == 3 and (made / "old.html").exists()
-    page = "<a href='reports/pages/zoo-mini-music.html'></a><img src='reports/figures/examples.png'>"
+    page = "<a href='reports/index.html'></a><img src='reports/figures/examples.png'>"
     quarto.write_text(f'#!/bin/sh\nmkdir _docs && echo "{page}" > _docs/index.html\n')
     site.render()
     assert not (made / "old.html").exists() and (made / "reports/audio").is_dir()
@@ -174,5 +174,5 @@ def test_site_is_built(site: ModuleType, tmp_path: Path) -> None:
     copy = copy_of_checkout(tmp_path / "copy")
     run(BIN / "python", ".ci/site.py", cwd=copy, PYTHONPATH=copy)
     assert (copy / "_docs/index.html").exists() and (copy / "_docs/diffusion.html").exists()
-    assert (copy / "_docs/reports/pages/zoo-mini-music.html").exists()
+    assert (copy / "_docs/reports/index.html").exists()
     assert site.faults(copy / "_docs") == []

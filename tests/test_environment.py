@@ -382,14 +382,21 @@ def test_run_notebooks_look_for_clipsynth_first(name: str) -> None:
 
 
 def test_a_wheel_sounds_outside_of_any_checkout(checkout: Path, tmp_path: Path) -> None:
-    """It carries the default weights; what it does not carry is named, with what to do."""
+    """It carries the default weights, and what scores a sound; what it does not carry is named, with what to do."""
     pip = (BIN / "python", "-m", "pip", "--disable-pip-version-check")
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout)
     wheel, site = next(tmp_path.glob("*.whl")), tmp_path / "site"
     run(*pip, "install", "--no-deps", "--target", site, wheel)
-    command = (BIN / "python", "-c", "from clipsynth.base.process import entry; entry()", "synth", "cat meowing")
+    clipsynth = (BIN / "python", "-c", "from clipsynth.base.process import entry; entry()")
+    command = (*clipsynth, "synth", "cat meowing")
     about = {"cwd": tmp_path, "PYTHONPATH": site, "XDG_DATA_HOME": tmp_path / "data"}
     run(*command, "--dataset", "mini-vggsound", "-o", "cat.wav", **about)
     assert soundfile.read(tmp_path / "cat.wav")[0].std() > 0.01
+    assert (site / "clipsynth/results/page/page.html").exists(), "the report's template"
     done = run(*command, "--dataset", "mini-vggsound", "--model", "clipsynth-text", check=False, **about)
     assert done.returncode == 2 and "train them with" in done.stderr and done.stderr.count("\n") == 1
+    (tmp_path / "theirs").mkdir()
+    for name in ("one.wav", "two.wav"):
+        (tmp_path / "theirs" / name).write_bytes((tmp_path / "cat.wav").read_bytes())
+    done = run(*clipsynth, "eval", "--samples", "theirs", "mini-vggsound", "--json", **about)
+    assert json.loads(done.stdout)["sounds"] == 2 and not list((tmp_path / "data").rglob("*.mp4"))

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['check_id', 'listed_id', 'is_safe', 'shown', 'check_label', 'read_text', 'read_bytes', 'decode_text', 'csv_rows',
-           'index_videos', 'video_files', 'not_followed']
+           'index_videos', 'files_below', 'video_files', 'not_followed']
 
 # %% ../../nbs/data/untrusted.ipynb #a6445c18
 import csv
@@ -172,11 +172,11 @@ def _name_of(relative: Path) -> str:
     return f"{letters or 'video'}-{digest(unicodedata.normalize('NFC', relative.as_posix()))}"
 
 # %% ../../nbs/data/untrusted.ipynb #02a416c4
-def video_files(
+def files_below(
     root: Path,
     links: list[str] | None = None,  # gets the links that are not followed
 ) -> Iterator[str]:
-    "Paths of files that may be videos; links to files inside are followed, others are noted."
+    "Files in a folder and its sub-folders, not hidden; links that lead out of it are noted."
     base, folders = root.resolve(), [os.fspath(root)]
     while folders:
         folder = folders.pop()
@@ -194,14 +194,24 @@ def video_files(
             elif entry.is_symlink() and not _leads_inside(entry, base):
                 if links is not None:
                     links.append(entry.path)
-            elif not entry.name.lower().endswith(_NOT_VIDEO) and ".part-Frag" not in entry.name:
-                if entry.is_file():
-                    yield entry.path
+            elif entry.is_file():
+                yield entry.path
 
 
 def _leads_inside(entry: os.DirEntry[str], base: Path) -> bool:
     path = Path(entry.path)
     return path.is_file() and path.resolve().is_relative_to(base)
+
+# %% ../../nbs/data/untrusted.ipynb #02a416c5
+def video_files(
+    root: Path,
+    links: list[str] | None = None,  # gets the links that are not followed
+) -> Iterator[str]:
+    "Paths of files that may be videos."
+    for path in files_below(root, links):
+        name = os.path.basename(path)
+        if not name.lower().endswith(_NOT_VIDEO) and ".part-Frag" not in name:
+            yield path
 
 
 def not_followed(

@@ -1,0 +1,211 @@
+"""The page of the reports works in a browser that is installed: sounds, keys, search, colours, every screen."""
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from conftest import ROOT
+
+REPORTS = ROOT / "reports"
+SOUNDS = {path.relative_to(REPORTS).as_posix() for path in (REPORTS / "gallery").rglob("*.ogg")}
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--mute-audio",
+         "--autoplay-policy=no-user-gesture-required"]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+if not BROWSER:
+    pytest.skip("no browser: apt-get install chromium", allow_module_level=True)
+
+
+class Opened(NamedTuple):
+    """A page, and what went wrong on it or left the machine."""
+    page: Any
+    faults: list[str]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser of this machine; none is downloaded."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[str]:
+    """The reports on a static web server."""
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(REPORTS)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/index.html"
+    server.shutdown()
+    server.server_close()
+
+
+def opened(browser: Any, address: str, width: int = 1280, scheme: str = "light", **more: Any) -> Opened:
+    """The page in a window of its own."""
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, **more)
+    page, faults = context.new_page(), []
+    start = address.rpartition("/")[0]
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: faults.extend(
+        [] if request.url.startswith((start, "data:")) else [f"asked for {request.url}"]))
+    page.on("requestfailed", lambda request: faults.extend(
+        [] if request.resource_type == "media" else [f"failed: {request.url}"]))
+    page.goto(address)
+    return Opened(page, faults)
+
+
+DISK = (REPORTS / "index.html").as_uri()
+PLAY = """async (buttons) => {
+  const player = document.getElementById("player"), found = [];
+  for (const button of buttons) {
+    button.click();
+    const start = performance.now();
+    while (!(player.currentTime > 0.05 && player.readyState >= 2) && !player.error && performance.now() - start < 10000)
+      await new Promise((done) => setTimeout(done, 10));
+    const pressed = document.querySelectorAll("button[aria-pressed=true]").length, own = button.dataset.src;
+    found.push([own, player.currentTime > 0.05, player.readyState >= 2, player.duration, pressed,
+                player.currentSrc.endsWith(own)]);
+  }
+  player.pause();
+  return found;
+}"""
+
+
+def test_every_player_plays(browser: Any) -> None:
+    """From the disk: its own sound, whole, one at a time; nothing was loaded before."""
+    page, faults = opened(browser, DISK)
+    assert page.evaluate("performance.getEntriesByType('resource').filter((e) => e.name.endsWith('.ogg')).length") == 0
+    played = page.locator("button.play").evaluate_all(PLAY)
+    assert {name for name, *_ in played} == SOUNDS and len(played) == len(SOUNDS)
+    still = [about for about in played if not (about[1] and about[2] and about[3] > 3.5 and about[4] == 1 and about[5])]
+    assert still == [] and faults == []
+
+
+def test_plays_from_a_web_server(browser: Any, host: str) -> None:
+    page, faults = opened(browser, host)
+    played = page.locator("button.play:first-child").evaluate_all(PLAY)
+    assert len(played) == page.locator(".class").count() and all(about[1] and about[3] > 3.5 for about in played)
+    assert faults == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_fits_and_can_be_used_by_all(browser: Any, width: int, scheme: str) -> None:
+    """Nothing overflows, axe finds nothing, all pictures are there."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    page, faults = opened(browser, DISK, width, scheme, has_touch=width < 500)
+    over = page.evaluate("""() => [...document.querySelectorAll("main *, header *, footer *")]
+        .filter((e) => !e.closest(".scroll, nav, .tile, .hidden") && e.getBoundingClientRect().right > innerWidth + 1)
+        .map((e) => e.outerHTML.slice(0, 99))""")
+    assert over == [] and page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == \
+        {"light": "rgb(251, 251, 250)", "dark": "rgb(20, 22, 26)"}[scheme]
+    page.evaluate("document.querySelectorAll('img').forEach((picture) => { picture.loading = 'eager'; })")
+    page.evaluate("document.querySelectorAll('details').forEach((more) => { more.open = true; })")
+    page.wait_for_function("[...document.images].every((picture) => picture.complete)")
+    assert page.evaluate("[...document.images].filter((picture) => !picture.naturalWidth).length") == 0
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+    assert faults == []
+
+
+def test_search(browser: Any) -> None:
+    page, faults = opened(browser, DISK)
+    every = page.locator(".class").count()
+    page.get_by_label("Find a class").fill("VIOLIN")
+    assert page.locator(".class:visible h4").all_inner_texts() == ["violin", "playing violin, fiddle"]
+    assert page.get_by_role("status").inner_text() == f"2 of {every} classes"
+    page.get_by_label("Find a class").fill("minivggsound dog")
+    assert page.locator(".class:visible h4").all_inner_texts() == ["dog barking"]
+    assert page.locator(".world:visible").count() == 1
+    page.get_by_label("Find a class").fill("<b>")
+    assert page.get_by_text("No class has this in its name.").is_visible()
+    page.get_by_label("Find a class").fill("")
+    assert page.locator(".class:visible").count() == every and faults == []
+
+
+def pressed(page: Any) -> list[str]:
+    return page.locator("button.play[aria-pressed=true]").evaluate_all("all => all.map((b) => b.ariaLabel)")
+
+
+def test_keys_reach_every_player(browser: Any) -> None:
+    """One tab stop for a class, arrows inside; what has the focus is outlined; Space and Enter play."""
+    page, faults = opened(browser, DISK)
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    here = "document.activeElement.ariaLabel"
+    page.get_by_label("Find a class").focus()
+    page.keyboard.press("Tab")
+    labels = "all => all.map((c) => [...c.querySelectorAll('button')].map((b) => b.ariaLabel))"
+    rows = page.locator(".class").evaluate_all(labels)
+    seen = []
+    for row in rows:
+        for _ in row:
+            seen.append(page.evaluate(here))
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("ArrowDown")
+    assert seen == [name for row in rows for name in row], "each once, in order"
+    page.keyboard.press("Tab")
+    assert page.evaluate(here) is None, "a row is one tab stop"
+    page.locator("button.play").nth(1).focus()
+    page.keyboard.press("ArrowRight")
+    assert "3px" in page.evaluate("getComputedStyle(document.activeElement).outline")
+    for key in (" ", "Enter"):
+        page.keyboard.press(key)
+        page.wait_for_function("document.activeElement.ariaPressed === 'true'")
+        assert pressed(page) == [page.evaluate(here)]
+        page.keyboard.press(key)
+        page.wait_for_function("document.activeElement.ariaPressed === 'false'")
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.activeElement.ariaPressed === 'true'")
+    page.keyboard.press("Escape")
+    assert pressed(page) == [] and page.evaluate("document.getElementById('player').paused")
+    assert faults == []
+
+
+def test_colours_can_be_chosen(browser: Any) -> None:
+    page, faults = opened(browser, DISK)
+    paper = "getComputedStyle(document.body).backgroundColor"
+    button, seen = page.locator("#theme"), []
+    for _ in range(4):
+        seen.append((button.get_attribute("aria-label"), page.evaluate(paper)))
+        button.click()
+    light, dark = "rgb(251, 251, 250)", "rgb(20, 22, 26)"
+    assert seen == [("Colours: automatic", light), ("Colours: light", light), ("Colours: dark", dark),
+                    ("Colours: automatic", light)]
+    button.click()
+    page.reload()
+    assert page.evaluate(paper) == dark and faults == [], "the choice is kept"
+
+
+def test_a_sound_that_is_not_there_is_told(browser: Any, tmp_path: Path) -> None:
+    copy = tmp_path / "index.html"
+    shutil.copyfile(REPORTS / "index.html", copy)
+    page = opened(browser, copy.as_uri()).page
+    page.locator("button.play").first.click()
+    page.get_by_role("alert").wait_for()
+    assert "real moment, recorded: accordion cannot be played" in page.get_by_role("alert").inner_text()
+    assert pressed(page) == []
+
+
+def test_works_without_javascript(browser: Any) -> None:
+    page, faults = opened(browser, DISK, java_script_enabled=False)
+    assert page.locator("a.play").count() == len(SOUNDS)
+    assert page.get_by_label("Find a class").is_hidden() and page.locator("noscript p").is_visible()
+    first = page.locator("a.play").first
+    assert (REPORTS / first.get_attribute("href")).exists() and first.get_attribute("aria-label")
+    assert page.locator("#table-1 tbody th[scope=row]").count() > 10 and faults == []
