@@ -71,7 +71,7 @@ PLAY = """async (buttons) => {
   for (const button of buttons) {
     button.click();
     const start = performance.now();
-    while (!(player.currentTime > 0.05 && player.readyState >= 2) && !player.error && performance.now() - start < 10000)
+    while (!(player.currentTime > 0.05 && player.readyState >= 2) && !player.error && performance.now() - start < 60000)
       await new Promise((done) => setTimeout(done, 10));
     const pressed = document.querySelectorAll("button[aria-pressed=true]").length, own = button.dataset.src;
     found.push([own, player.currentTime > 0.05, player.readyState >= 2, player.duration, pressed,
