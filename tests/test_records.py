@@ -24,6 +24,7 @@ from clipsynth.results import (
     quality,
     sampler_cost,
     systems,
+    table1,
     test_set,
     zoo,
 )
@@ -38,10 +39,10 @@ MINI = profile("mini")
 
 
 CHAPTERS: dict[str, list[Callable[[Bench], object]]] = {
-    "mini-music": [systems.table1_records, systems.examples, zoo.zoo_records, fine_tuning.vocoder_records,
+    "mini-music": [table1.table1_records, systems.examples, zoo.zoo_records, fine_tuning.vocoder_records,
                    sampler_cost.sampler_records, gap.bridge_records, play.play_records, quality.quality_records,
                    offscreen.offscreen_records, audio_words.audio_words_records],
-    "mini-vggsound": [systems.table1_records, zoo.zoo_records, fine_tuning.vocoder_records],
+    "mini-vggsound": [table1.table1_records, zoo.zoo_records, fine_tuning.vocoder_records],
 }
 
 

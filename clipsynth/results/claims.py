@@ -9,7 +9,7 @@ __all__ = ['Signed', 'Value', 'MARGIN', 'SHARE', 'OUT_OF_REACH', 'Claim', 'per_t
 # %% ../../nbs/results/claims.ipynb #7c1a0002
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import lru_cache, reduce
 
 import numpy as np
 from scipy.stats import kendalltau
@@ -35,13 +35,12 @@ class Claim:
     dataset: str
     paper: str  # its numbers as printed, or "–"
     differences: Sequence[Estimate] = field(default=())  # one for each training; below zero: true
-    trained: bool = True  # False: no training is behind it
     why_not: str = ""  # why it cannot be tested, where there are no differences
 
     @property
     def verdict(self) -> str:
         "Whether it holds."
-        found = verdict(*self.differences, trained=self.trained)
+        found = verdict(*self.differences)
         return f"{CANNOT}: {self.why_not}" if found == CANNOT and self.why_not else found
 
 # %% ../../nbs/results/claims.ipynb #7c1a0007
@@ -130,6 +129,7 @@ def claimed(
     return claims | {"CLIPSynth beats SpecVQGAN, both asked with pictures": versus}
 
 # %% ../../nbs/results/claims.ipynb #7c1a000e
+@lru_cache
 def _paper_cells(column: str, vocoder: str) -> dict[Key, str]:
     return {row.key: row.paper.get(f"{column}_fad", "") for row in table_rows(vocoder)}
 

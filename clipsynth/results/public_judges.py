@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from ..base.process import UserError, need_packages
 from ..model.audio import log_mel, normalize, samples_of
-from .judge_files import JudgeFile, content_digest, fill, load_state
+from .judge_files import JudgeFile, content_digest, fill, load_state, other_network
 from .judging import Judge, Protocol
 from .vggish import VGGISH
 
@@ -171,8 +171,7 @@ def load_inception(
         with _quietly("inception"):
             network = FeatureExtractorInceptionV3("fid", ["2048", "logits_unbiased"], **options)
     except RuntimeError as error:
-        first = " ".join(str(error).split()[:24])
-        raise UserError(f"{path} holds another network's weights: {first} ...") from None
+        raise other_network(path, error) from None
     network.to(device)
     digest, span = content_digest(path)[:16], samples_of(64)
     front = "clipsynth mel 64x64 to 0..255, TF1 bilinear to 299"

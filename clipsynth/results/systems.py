@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WORDS_FLIP', 'NEAREST', 'Key', 'queries', 'picture_centroid', 'measure_generated', 'sample_mels', 'measure_model',
            'examples', 'specvqgan_mels', 'measure_specvqgan', 'nearest', 'alternatives', 'measure_retrieved',
-           'measure_reconstructed', 'vocoders', 'system_sounds', 'shared_records', 'table1_records']
+           'measure_reconstructed', 'vocoders', 'system_sounds', 'shared_records']
 
 # %% ../../nbs/results/systems.ipynb #23e610bc
 from collections.abc import Callable
@@ -18,7 +18,6 @@ from ..base.places import weights_file
 from ..base.records import TOLERANCE
 from ..engine.synth import find_weights
 from ..model.audio import log_mel, normalize
-from ..model.bridges import BRIDGES
 from ..model.diffusion import Denoiser
 from ..model.query import as_condition
 from .baselines import CLIPRetriever, reconstruction
@@ -275,21 +274,3 @@ def shared_records(
         measure_reconstructed(bench, vocoder)
     for split in ("test", "train"):
         reference(bench, split)
-
-
-def table1_records(
-    bench: Bench,
-) -> None:
-    "Read, make or audit every record that Table 1 needs."
-    for records in (shared_records, alternatives):
-        records(bench)
-    for model in ("clipsynth", "clipsynth-text", "clipsynth-hybrid"):
-        for modality in ("text", "image"):
-            if weights_file(bench.profile, bench.dataset, model).exists():
-                measure_model(bench, model, modality)
-    if weights_file(bench.profile, bench.dataset, "clipsynth").exists():
-        for bridge in BRIDGES[1:]:
-            measure_model(bench, "clipsynth", "text", bridge)
-    if weights_file(bench.profile, bench.dataset, "specvqgan").exists():
-        for modality in ("image", "text", "copies"):
-            measure_specvqgan(bench, modality)
