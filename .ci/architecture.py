@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LIBRARY, PAGE = "clipsynth", "CONTRIBUTING.md"
 BEGIN, END = "<!-- architecture: written by .ci/architecture.py -->", "<!-- end of architecture -->"
 SPACING = '%%{init: {"flowchart": {"nodeSpacing": 14, "rankSpacing": 32, "subGraphTitleMargin": {"bottom": 12}}}}%%'
-FOLDERS = ("base", "worlds", "model", "data", "engine", "results")  # each may import from those before it
+FOLDERS = ("base", "worlds", "model", "data", "engine", "results", "listen")  # each may import from those before it
 Graph = dict[str, set[str]]  # of each module, what it imports
 
 
