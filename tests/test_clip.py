@@ -16,7 +16,8 @@ from clipsynth.model.miniclip import MINI_CLIP, load_mini_clip, mini_clip
 from clipsynth.model.miniclip_training import WORLDS, picture_block
 from clipsynth.model.query import QueryEncoder
 from clipsynth.model.tokens import CaptionTokenizer, learn_merges
-from clipsynth.worlds.captions import Seen, caption, facts_of, world_captions
+from clipsynth.worlds.captioned import moments_of
+from clipsynth.worlds.captions import Seen, caption, facts_of
 
 TEXTS = ["a photo of playing violin", "A small  red (&amp;) violin's 12 ½ ²", "二胡 (erhu) 🎻", "", "x " * 60,
          "ﬁddle “quoted”", "Ünïcode <end_of_text> a", "it's don't we'll ♯ \u200d", "vehicle horn, car horn, honking"]
@@ -99,7 +100,7 @@ def test_captions_are_true() -> None:
 def test_a_clips_caption_is_its_own() -> None:
     """Fewer instruments, or more clips of a label: the captions of the others stay."""
     worlds = (WorldConfig(instruments=names, videos=2) for names in (("tuba",), ("tuba", "drum")))
-    few, more = (world_captions("mini-music", world) for world in worlds)
-    assert few == [row for row in more if row["label"] == "tuba"] and len(few) < len(more)
-    rows = world_captions("mini-vggsound", EverydayConfig(labels=("raining", "dog barking"), clips=12))
-    assert len({row["file"] for row in rows}) == len(rows) == 24
+    few, more = (moments_of("mini-music", world) for world in worlds)
+    assert few == [row for row in more if row.seen.label == "tuba"] and len(few) < len(more)
+    rows = moments_of("mini-vggsound", EverydayConfig(labels=("raining", "dog barking"), clips=12))
+    assert len({row.file for row in rows}) == len(rows) == 24

@@ -182,7 +182,7 @@ def render_dataset(
     only: Collection[str] | None = None,  # ids of the videos to render; None: all
 ) -> Path:  # of its list
     "Render the videos of a mini world that are not there yet; raises `UserError`."
-    from clipsynth.worlds.captions import captions_text
+    from clipsynth.worlds.captioned import captions_text
     from clipsynth.worlds.everyday import render_everyday
     from clipsynth.worlds.music import render_world
 

@@ -8,7 +8,7 @@ __all__ = ['PAIRS', 'WORDS', 'MARGINS', 'PERIODIC', 'REPEATS', 'SYSTEMS', 'FEWES
            'word_effect', 'real_aspects', 'real_effect', 'audio_words_records']
 
 # %% ../../nbs/results/audio_words.ipynb #a5f23999
-from dataclasses import astuple, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -22,8 +22,8 @@ from .copy_measures import pitch, power_spectra
 from .intervals import interval, weighted_mean
 from .test_set import class_names, real_windows
 from .trials import windows_of
+from ..worlds.captioned import moments_at
 from ..worlds.captions import ADJECTIVES, PACE
-from ..worlds.music import plan_pieces
 
 # %% ../../nbs/results/audio_words.ipynb #80b3a631
 class WordPair(NamedTuple):
@@ -206,8 +206,8 @@ def real_aspects(
         row, start = (part[some] for part in real_windows(bench, "test"))
         clips = bench.store.kept["clip"].to_numpy().astype(str)[row]
         middle = (start + AUDIO.frames / 2) * AUDIO.hop / AUDIO.sample_rate
-        traits = [_traits_at(bench, *place) for place in zip(clips, middle, strict=True)]
-        columns = np.array(traits, np.float16).T
+        moments = moments_at(bench.dataset, bench.profile.world, list(clips), middle)
+        columns = np.array([m.seen.traits for m in moments], np.float16).T
         labels = bench.store.kept["label"].to_numpy().astype(str)[row]
         return {
             **sound_aspects(windows_of(bench.store, row, start)[0]),
@@ -216,15 +216,6 @@ def real_aspects(
         }
 
     return bench.rows("audio-words-real", make, lambda: real_windows(bench, "test")[0])
-
-
-def _traits_at(bench: Bench, clip: str, second: float) -> tuple[float, float, float]:
-    "Size, warmth and tempo of what sounds at a second of a clip, or of the piece nearest to it."
-    video, _, start = clip.rpartition("_")
-    time, pieces = int(start) + second, plan_pieces(video, bench.profile.world)
-    nearest = min(pieces, key=lambda piece: max(piece.start - time, time - piece.end))
-    size, warmth, tempo = astuple(nearest.traits)
-    return size, warmth, tempo
 
 # %% ../../nbs/results/audio_words.ipynb #59aedb11
 THIRDS = (0.35, 0.65)  # a caption tells a trait below and above, see worlds/captions

@@ -4,21 +4,15 @@
 
 # %% auto #0
 __all__ = ['ADJECTIVES', 'LIGHT', 'PACE', 'PLAYED', 'INSTRUMENT_WORDS', 'EVERYDAY_WORDS', 'LABELLED', 'FRAMES', 'NOTHING',
-           'Words', 'words_of', 'noun_phrase', 'Caption', 'Seen', 'facts_of', 'caption', 'world_captions',
-           'captions_text']
+           'Words', 'words_of', 'noun_phrase', 'Caption', 'Seen', 'facts_of', 'caption']
 
 # %% ../../nbs/worlds/captions.ipynb #96b06689
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
-from ..base.config import EverydayConfig, WorldConfig
-from ..base.hashing import numpy_rng
 from ..base.process import UserError
 
 # %% ../../nbs/worlds/captions.ipynb #f9342dcc
@@ -284,55 +278,3 @@ def _composed(
         other = pick(words_of("mini-vggsound")[seen.second].names)
         text, number = f"{text}, and {noun_phrase(other, [], rng)}", ["number"]
     return Caption(text, tuple([*says, *sorted(traits), *number]))
-
-# %% ../../nbs/worlds/captions.ipynb #6173ceae
-_COLUMNS = ("file", "video", "start", "label", "caption", "says")
-
-
-def world_captions(
-    dataset: str,  # "mini-music" or "mini-vggsound"
-    config: WorldConfig | EverydayConfig,  # of the world
-) -> list[dict[str, Any]]:  # file, video, start in seconds, label seen, caption, says
-    """The caption of each piece or clip of a world, without rendering; raises UserError."""
-    rows = []
-    for file, video, start, seen in _pictures(dataset, config):
-        said = caption(seen, numpy_rng("caption", dataset, video, start, seed=config.seed))
-        values = (file, video, start, seen.label, said.text, ",".join(said.says))
-        rows.append(dict(zip(_COLUMNS, values, strict=True)))
-    return rows
-
-# %% ../../nbs/worlds/captions.ipynb #30445df0
-def _pictures(dataset: str, config: Any) -> list[tuple[str, str, float, Seen]]:
-    """File, video, start and what is seen of each piece or clip, in the order of the truth."""
-    if dataset == "mini-vggsound":
-        from clipsynth.worlds.faults import everyday_clips
-
-        return [
-            (c.file, c.id, c.start, Seen(dataset, c.seen, astuple(c.traits), c.second))
-            for c in everyday_clips(config)
-        ]
-    from clipsynth.worlds.instruments import INSTRUMENTS
-    from clipsynth.worlds.music import plan_pieces
-    from clipsynth.worlds.world import video_ids
-
-    words_of(dataset)
-    how = config.videos, config.seed, config.test_share
-    names = config.instruments or INSTRUMENTS
-    videos = [(name, video) for name in names for video in video_ids(name, *how)]
-    return [
-        (video, video, p.start, Seen(dataset, name, astuple(p.traits)))
-        for name, video in videos
-        for p in plan_pieces(video, config)
-    ]
-
-
-def captions_text(
-    dataset: str,
-    config: WorldConfig | EverydayConfig,
-) -> str:
-    """The captions of a world as CSV, to stand beside its truth."""
-    text = io.StringIO()
-    table = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    table.writeheader()
-    table.writerows(world_captions(dataset, config))
-    return text.getvalue()
