@@ -13,31 +13,19 @@ from ..base.places import weights_file
 from ..base.weights import load_beside
 from ..model.bridges import mean_shift, memory_projection, placebo_shift
 from .bench import Bench
+from .gap_queries import picture_embeddings, prompt_embeddings
 from .systems import measure_generated, measure_model, picture_centroid
-from .test_set import class_names, trial_record
+from .test_set import trial_record
 
 # %% ../../nbs/05_gap.ipynb #2dfbae22
 def embeddings(
     bench: Bench,
 ) -> dict[str, np.ndarray]:
     "Unit embeddings of the trials' pictures, the prompts, and training pictures and their mean."
-    names = [class_names(bench)[i] for i in np.unique(trial_record(bench)["label"])]
-
-    def pictures(some: np.ndarray) -> dict[str, np.ndarray]:
-        trials = bench.trials
-        found = bench.store.embedding[trials.row[some], trials.second[some]]
-        return {"embedding": found.astype(np.float32)}
-
-    def prompts(some: np.ndarray) -> dict[str, np.ndarray]:
-        found = bench.shared.embed_text([names[i] for i in some], bridge="none")
-        return {"embedding": np.asarray(found, dtype=np.float32)}
-
-    image = bench.rows("embeddings-image", pictures, lambda: bench.trials.row)
-    text = bench.rows("embeddings-text", prompts, lambda: np.zeros((len(names), 0), np.int64))
     weights = weights_file(bench.profile, bench.dataset, "clipsynth")
     return {
-        "image": image["embedding"],
-        "text": text["embedding"],
+        "image": picture_embeddings(bench),
+        "text": prompt_embeddings(bench),
         "memory": load_beside(weights)["memory"],
         "image_mean": picture_centroid(bench).numpy(),
         "label": np.unique(trial_record(bench)["label"], return_inverse=True)[1],
