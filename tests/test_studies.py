@@ -15,7 +15,8 @@ from clipsynth.model.query import as_condition
 from clipsynth.results import audio_words
 from clipsynth.results.audio_words import PAIRS, REPEATS, WORDS, beyond, shortfall, sound_aspects, word_effect
 from clipsynth.results.bench import Bench
-from clipsynth.results.offscreen import RATES, OffscreenTask, offscreen_config, small_profile, swap_pictures
+from clipsynth.results.offscreen import RATES, OffscreenTask, swap_pictures
+from clipsynth.results.small_models import TreatedTask, small_config, small_profile
 from clipsynth.worlds.music import plan_pieces
 from clipsynth.worlds.world import video_ids
 
@@ -82,7 +83,7 @@ def test_one_class_alone_cannot_be_mismatched() -> None:
 def test_a_small_training_begins_afresh() -> None:
     """Whatever the profile's own training starts from, and however long it is."""
     recipe = replace(MINI.train["clipsynth"], steps=90_000, init="mini-music/clipsynth")
-    config = offscreen_config(recipe, steps=700, seed=1)
+    config = small_config(recipe, steps=700, seed=1)
     assert (config.steps, config.seed, config.init) == (700, 1, "")
     assert small_profile(MINI).unet.channels * 2 == MINI.unet.channels
 

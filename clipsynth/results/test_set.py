@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['COARSE', 'real_windows', 'reference', 'video_numbers', 'pictured_labels', 'trial_record', 'class_names', 'manifest',
-           'coarse', 'moments']
+           'coarse', 'moments', 'trial_moments', 'store_moments']
 
 # %% ../../nbs/results/test_set.ipynb #88661a3c
 import io
@@ -15,6 +15,7 @@ import numpy as np
 from ..base.hashing import numpy_rng
 from .bench import Bench
 from .trials import reference_windows, windows_of
+from ..worlds.captioned import Moment, moments_at
 from ..worlds.faults import everyday_clips
 
 if TYPE_CHECKING:
@@ -144,3 +145,23 @@ def moments(
     return bench.rows(
         "moments", make, lambda: bench.trials.row[bench.shown], audit=10_000, tolerance=COARSE
     )
+
+# %% ../../nbs/results/test_set.ipynb #cc402a9f
+def trial_moments(
+    bench: Bench,
+    some: np.ndarray,  # (n,) trial numbers
+) -> list[Moment]:
+    "What is seen and said at each trial's picture, in a mini world; raises `UserError`."
+    return store_moments(bench, bench.trials.row[some], bench.trials.second[some])
+
+
+def store_moments(
+    bench: Bench,
+    rows: np.ndarray,  # (n,) of the store
+    seconds: np.ndarray,  # (n,) number of a picture of each
+) -> list[Moment]:
+    "What is seen and said at pictures of the store, in a mini world; raises `UserError`."
+    music = bench.dataset == "mini-music"
+    world = bench.profile.world if music else bench.profile.everyday
+    clips = bench.store.kept["clip"].to_numpy().astype(str)[rows]
+    return moments_at(bench.dataset, world, list(clips), np.asarray(seconds) + 0.5)
