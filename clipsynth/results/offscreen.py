@@ -19,7 +19,6 @@ from ..engine.synth import Synthesizer
 from .bench import Bench
 from .scores import Scores
 from clipsynth.results.small_models import (
-    METRICS,
     SEEDS,
     SOUNDS,
     STEPS,

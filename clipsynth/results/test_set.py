@@ -164,4 +164,4 @@ def store_moments(
     music = bench.dataset == "mini-music"
     world = bench.profile.world if music else bench.profile.everyday
     clips = bench.store.kept["clip"].to_numpy().astype(str)[rows]
-    return moments_at(bench.dataset, world, list(clips), np.asarray(seconds) + 0.5)
+    return moments_at(bench.dataset, world, list(clips), list(np.asarray(seconds) + 0.5))
