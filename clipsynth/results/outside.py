@@ -18,11 +18,10 @@ import torch
 from ..base.config import Profile
 from ..base.places import weights_file
 from ..base.tables import Estimate
-from ..model.bridges import BRIDGES
 from .bench import Bench, is_certified
 from .distance_intervals import distance_interval
 from .intervals import class_accuracy
-from .systems import Key, system_sounds, vocoders
+from .systems import TABLE_BRIDGES, Key, system_sounds, vocoders
 from .test_set import class_names, real_windows, reference, trial_record
 from .trials import windows_of
 from .yamnet import FIRST, MEANINGS, YAMNET, Yamnet, is_heard, likeliest, place_of
@@ -148,7 +147,7 @@ def outside_systems(
     profile, dataset = bench.profile, bench.dataset
     paper = ("clipsynth", "clipsynth-text", "clipsynth-hybrid")
     keys: list[Key] = [(model, asked) for model in paper for asked in ("text", "image")]
-    keys += [("clipsynth", f"text, {bridge}") for bridge in BRIDGES[1:]]
+    keys += [("clipsynth", f"text, {bridge}") for bridge in TABLE_BRIDGES]
     keys += [("specvqgan", "image"), ("specvqgan", "copies")]
     there = [key for key in keys if is_certified(weights_file(profile, dataset, key[0]))]
     return [*there, ("retriever", "text"), *((name, "copies") for name in vocoders(bench))]

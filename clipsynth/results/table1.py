@@ -15,11 +15,11 @@ import numpy as np
 from ..base.places import weights_file
 from ..base.process import UserError
 from ..base.tables import Estimate
-from ..model.bridges import BRIDGES
 from .baselines import paper_table
 from .bench import Bench, is_certified
 from .scores import Scores, score
 from clipsynth.results.systems import (
+    TABLE_BRIDGES,
     Key,
     alternatives,
     measure_model,
@@ -47,7 +47,6 @@ class Row(NamedTuple):
 
 
 _MODELS = {"CLIPRetriever": "retriever", "HiFi-GAN reconstruction": "hifigan"}
-_BRIDGES = {"mean-shift": "mean shift", "memory": "memory projection"}
 
 
 def table_rows(
@@ -63,8 +62,8 @@ def table_rows(
         key = model, "copies" if asked == "–" else asked
         printed = {name: line[name] for name in line.index if name.endswith(("_fad", "_fid"))}
         rows.append(Row(line["model"], generative, unlabeled, trained, asked, key, printed))
-    for bridge in BRIDGES[1:]:
-        name, key = f"CLIPSynth, {_BRIDGES[bridge]}", ("clipsynth", f"text, {bridge}")
+    for bridge, called in TABLE_BRIDGES.items():
+        name, key = f"CLIPSynth, {called}", ("clipsynth", f"text, {bridge}")
         rows.append(Row(name, "yes", "yes", "image", "text", key, {}))
     copies = [("SpecVQGAN's codec", "specvqgan"), (f"{vocoder} reconstruction", vocoder)]
     for name, model in copies[: 1 if vocoder == "hifigan" else 2]:

@@ -16,11 +16,11 @@ from ..base.places import weights_file
 from ..base.process import UserError
 from ..base.profiles import DIFFUSION_MODELS
 from ..engine.publish import certificate, training_had
-from ..model.bridges import BRIDGES
 from ..model.editing import guide
 from .bench import Bench
 from .fine_tuning import copy_records
 from clipsynth.results.systems import (
+    TABLE_BRIDGES,
     measure_generated,
     measure_model,
     measure_specvqgan,
@@ -106,7 +106,7 @@ def zoo_records(
             for scale in (1.0, GUIDANCE) if guided else (1.0,):
                 found[model, modality, scale] = answers(bench, model, modality, scale)
     if weights_file(bench.profile, bench.dataset, "clipsynth").exists():
-        for bridge in BRIDGES[1:]:
+        for bridge in TABLE_BRIDGES:
             moved = measure_model(bench, "clipsynth", "text", bridge)
             found["clipsynth", f"text, {bridge}", 1.0] = moved
     if weights_file(bench.profile, bench.dataset, "specvqgan").exists():
