@@ -50,10 +50,12 @@ def placebo_shift(
     text: np.ndarray,  # (m, width), unit norm
     image_mean: np.ndarray,
     seed: int = 0,
+    text_mean: np.ndarray | None = None,  # (width,); the mean of `text` when None
 ) -> np.ndarray:  # (m, width), unit norm
     "Move text embeddings as far as `mean_shift` does, in a random direction: a control."
     direction = normalize_rows(numpy_rng("placebo", seed=seed).normal(size=(1, text.shape[-1])))
-    return normalize_rows(text + np.linalg.norm(image_mean - text.mean(0)) * direction)
+    start = text.mean(0) if text_mean is None else text_mean
+    return normalize_rows(text + np.linalg.norm(image_mean - start) * direction)
 
 
 def normalize_rows(
