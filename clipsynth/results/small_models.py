@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['STEPS', 'SOUNDS', 'SEEDS', 'Asked', 'METRICS', 'small_profile', 'small_config', 'noise_for', 'with_noise',
-           'TreatedTask', 'train_small', 'small_measurements', 'small_record', 'small_scores', 'modality_loss']
+           'TreatedTask', 'train_here', 'small_measurements', 'small_record', 'small_scores', 'modality_loss']
 
-# %% ../../nbs/results/small_models.ipynb #5dfdb3ca
+# %% ../../nbs/results/small_models.ipynb #6359a906
 import hashlib
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,7 @@ class TreatedTask(DiffusionTask):
                     f"{tuple(frames.shape)} are to replace them: embed all of its frames"
                 )
             self.frames = frames.to(device)
+            self.bridge, self.beside = {}, {}  # those are of the store's embeddings
 
     def queries(
         self,
@@ -111,24 +113,24 @@ class TreatedTask(DiffusionTask):
         "As of `DiffusionTask`, and the treatment."
         return {**super().config(), **self.about}
 
-# %% ../../nbs/results/small_models.ipynb #3ab20d2b
-def train_small(
+# %% ../../nbs/results/small_models.ipynb #aabd63b6
+def train_here(
     bench: Bench,
     name: str,  # of the model, and of its folder
-    task: DiffusionTask,  # of `small_profile`
-    config: TrainConfig,  # of `small_config`
-) -> tuple[Synthesizer, Trainer]:  # all of it lies in the trainer's folder
-    "A small model from a task, or further from where its training was stopped."
-    profile = small_profile(bench.profile)
+    task: Any,  # a `Task`
+    config: TrainConfig,
+) -> tuple[Trainer, Path]:  # and its weights, in the trainer's folder
+    "Train a task, or go on from where its training was stopped."
     identity = {"model": name, "dataset": bench.dataset, "task": task.config()}
-    folder = runs_dir(profile, bench.dataset, name)
+    folder = runs_dir(bench.profile, bench.dataset, name)
     trainer = Trainer(task, config, folder, identity, bench.shared.device)
     with alone_in(trainer):
         load_state(trainer)
         run(trainer)
-    weights = {**trainer.published().state_dict(), BESIDE + "memory": task.beside["memory"]}
+    beside = {BESIDE + key: array for key, array in getattr(task, "beside", {}).items()}
+    weights = {**trainer.published().state_dict(), **beside}
     path = save_weights(folder / "weights.safetensors", weights, {"model": name, **task.config()})
-    return Synthesizer(bench.dataset, name, profile, paths={name: path}), trainer
+    return trainer, path
 
 # %% ../../nbs/results/small_models.ipynb #a11891de
 _EXACT = ("heard", "seen", "second_heard", "second_seen")
@@ -162,24 +164,27 @@ def small_record(
     task: Callable[[], DiffusionTask],  # called only if the model must be trained
     asked: Asked,
     sounds: int = SOUNDS,  # of the trials, the first ones
+    more: Callable[[], dict[str, np.ndarray]] | None = None,  # arrays to keep with them
 ) -> dict[str, np.ndarray]:  # by "query/measurement"; "steps", "seconds", "sha256" of the weights
     "Measurements of a small model; trains only if it must, and keeps no weights."
+    small = small_profile(bench.profile)
 
     def make() -> dict[str, np.ndarray]:
-        synthesizer, trainer = train_small(bench, name, task(), config)
+        trainer, path = train_here(bench, name, task(), config)
+        synthesizer = Synthesizer(bench.dataset, name, small, paths={name: path})
         flat = {
             f"{query}/{what}": array
             for query, embedding in asked(synthesizer).items()
             for what, array in small_measurements(bench, synthesizer, embedding[:sounds]).items()
         }
-        weights = hashlib.sha256(synthesizer.paths[synthesizer.model].read_bytes())
+        weights = hashlib.sha256(path.read_bytes())
         flat["sha256"] = np.frombuffer(weights.digest(), np.uint8)
         flat |= {"steps": np.array(trainer.step), "seconds": np.array(trainer.seconds)}
+        flat |= more() if more else {}
         shutil.rmtree(trainer.folder)
         return flat
 
-    unet = small_profile(bench.profile).unet
-    whole = {**settings, "train": config, "sounds": sounds, "unet": unet}
+    whole = {**settings, "train": config, "sounds": sounds, "unet": small.unet}
     return bench.aggregate(name, make, settings=whole)
 
 # %% ../../nbs/results/small_models.ipynb #49efcaa9
