@@ -1,4 +1,4 @@
-"""The two studies behind claims: off-screen sound in training, and words that no picture shows."""
+"""The studies: off-screen sound in training, words that no picture shows, treated pictures, other CLIPs, the gap."""
 from dataclasses import replace
 
 import numpy as np
@@ -12,11 +12,12 @@ from clipsynth.base.profiles import MINI, SMOKE
 from clipsynth.base.tables import Estimate
 from clipsynth.engine.diffusion_task import DiffusionTask
 from clipsynth.model.query import as_condition
-from clipsynth.results import audio_words
+from clipsynth.results import audio_words, gap_measures, gap_training
 from clipsynth.results.audio_words import PAIRS, REPEATS, WORDS, beyond, shortfall, sound_aspects, word_effect
 from clipsynth.results.bench import Bench
 from clipsynth.results.offscreen import RATES, OffscreenTask, swap_pictures
-from clipsynth.results.small_models import TreatedTask, small_config, small_profile
+from clipsynth.results.small_models import TreatedTask, noise_for, small_config, small_profile
+from clipsynth.worlds.captioned import moments_at
 from clipsynth.worlds.music import plan_pieces
 from clipsynth.worlds.world import video_ids
 
@@ -136,12 +137,12 @@ def test_within_and_beyond_a_margin() -> None:
 
 
 def test_the_traits_of_a_moment_are_those_of_its_piece() -> None:
-    bench, video = Bench(MINI, "mini-music"), video_ids("violin", 50, 0, 0.2)[0]
-    pieces = plan_pieces(video, MINI.world)
-    piece = pieces[0]
-    size, warmth, tempo = audio_words._traits_at(bench, f"{video}_000010", piece.end - 10.01)
-    assert (size, warmth, tempo) == (piece.traits.size, piece.traits.warmth, piece.traits.tempo)
-    assert audio_words._traits_at(bench, f"{video}_000000", 0.0)[2] == piece.traits.tempo  # before it begins
+    """Also before the first piece begins, where the nearest one is told."""
+    video = video_ids("violin", 50, 0, 0.2)[0]
+    piece = plan_pieces(video, MINI.world)[0]
+    for clip, second in ((f"{video}_000010", piece.end - 10.01), (f"{video}_000000", 0.0)):
+        seen = moments_at("mini-music", MINI.world, [clip], [second])[0].seen
+        assert tuple(seen.traits) == (piece.traits.size, piece.traits.warmth, piece.traits.tempo)
 
 
 def test_other_worlds_have_no_traits_here() -> None:
@@ -152,3 +153,71 @@ def test_other_worlds_have_no_traits_here() -> None:
 def test_the_two_sides_of_a_pair_are_both_asked() -> None:
     assert len(set(WORDS)) == len(WORDS) == 1 + 2 * len(PAIRS)
     assert all(text.count("{}") == 1 for text in WORDS)
+
+
+def test_a_treated_task_without_a_treatment_is_clipsynths_own_training() -> None:
+    ours, plain = TreatedTask(SMOKE, "mini-music"), DiffusionTask(SMOKE, "mini-music")
+    mine, theirs = batch_of(ours), batch_of(plain)
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs) and ours.config() == plain.config()
+
+
+@pytest.mark.parametrize("cosine", [0.5, 0.33])
+def test_noise_changes_the_queries_and_no_window(cosine: float) -> None:
+    width = RandomStore().embedding.shape[-1]
+    noisy, plain = (TreatedTask(SMOKE, "mini-music", sigma=s) for s in (noise_for(cosine, width), 0.0))
+    pairs = [(batch_of(noisy, seed), batch_of(plain, seed)) for seed in range(8)]
+    assert all(torch.equal(mine["mel"], theirs["mel"]) for mine, theirs in pairs)
+    found = [torch.cosine_similarity(mine["condition"], theirs["condition"]) for mine, theirs in pairs]
+    assert abs(float(torch.cat(found).mean()) - cosine) < 0.05
+    assert torch.allclose(pairs[0][0]["condition"].norm(dim=1), torch.tensor(width**0.5))
+
+
+def test_replaced_embeddings_are_what_is_trained_on_and_no_bridge_of_others_is_kept() -> None:
+    stored = torch.as_tensor(np.array(RandomStore().embedding)).float()
+    task = TreatedTask(SMOKE, "mini-music", frames=-stored, about={"treatment": "mirrored"})
+    plain = DiffusionTask(SMOKE, "mini-music")
+    assert torch.equal(batch_of(task)["condition"], -batch_of(plain)["condition"])
+    assert task.config()["treatment"] == "mirrored" and "image_centroid" not in task.config()
+    assert not task.beside and "memory" in plain.beside
+    with pytest.raises(UserError, match="embed all of its frames"):
+        TreatedTask(SMOKE, "mini-music", frames=stored[:1])
+
+
+def test_centring_takes_the_mean_of_each_kind_of_query(monkeypatch: pytest.MonkeyPatch) -> None:
+    means = {kind: torch.full((8,), 0.1 * (k + 1)) for k, kind in enumerate(gap_training.QUERIES)}
+    monkeypatch.setattr(gap_training, "query_means", lambda bench: means)
+    how = gap_training.treatment(Bench(MINI, "mini-music"), "centred")
+    points = torch.nn.functional.normalize(torch.randn(5, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    for kind, mean in means.items():
+        moved = how.ask(kind, points)
+        assert torch.allclose(moved.norm(dim=1), torch.ones(5))
+        assert torch.allclose(moved * (points - mean).norm(dim=1, keepdim=True), points - mean, atol=1e-6)
+    assert how.train is not None and torch.equal(how.train(points), how.ask("image", points))
+
+
+def unit_rows(count: int, width: int, name: str) -> np.ndarray:
+    points = numpy_rng("unit rows", name).normal(size=(count, width)) + 0.3
+    return points / np.linalg.norm(points, axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("width", [12, 30])
+def test_measures_of_the_gap_do_not_depend_on_the_axes_or_on_the_order(width: int) -> None:
+    """Turning the whole space, and another order of the pictures, change no measure."""
+    image, text = unit_rows(60, width, "image"), unit_rows(40, width, "text")
+    pairs = numpy_rng("pairs").integers(40, size=60)
+    turn = np.linalg.qr(numpy_rng("turn").normal(size=(width, width)))[0]
+    order = numpy_rng("order").permutation(60)
+    found = gap_measures.gap_table(image, text, pairs)
+    turned = gap_measures.gap_table(image @ turn, text @ turn, pairs)
+    mixed = gap_measures.gap_table(image[order], text, pairs[order])
+    for name, value in found.items():
+        near = 0.1 if name == "linear separability" else 1e-9  # its scaling knows the axes, its folds the order
+        assert turned[name] == pytest.approx(value, abs=near) and mixed[name] == pytest.approx(value, abs=near), name
+
+
+def test_a_mean_shift_removes_the_centroid_gap_and_leaves_the_distribution_gap() -> None:
+    image, text = unit_rows(80, 16, "image"), -unit_rows(50, 16, "text")
+    moved = text + gap_measures.gap_vector(image, text)
+    assert gap_measures.centroid_distance(image, text) > 0.5 > 1e-9 > gap_measures.centroid_distance(image, moved)
+    left = [gap_measures.distribution_gap(image, side) for side in (text, moved)]
+    assert left[0] == pytest.approx(left[1], abs=1e-9) and left[0] > 0.1

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['WORLDS', 'GAP', 'MATCHED', 'through_video', 'picture_block', 'picture_pool', 'jitter', 'contrastive_loss', 'geometry',
-           'scale_at', 'pair_loss', 'MiniClipTask', 'zero_shot_accuracy', 'evaluate_clip']
+           'scale_at', 'pair_loss', 'ClipRecipe', 'MiniClipTask', 'zero_shot_accuracy', 'evaluate_clip']
 
 # %% ../../nbs/model/miniclip_training.ipynb #95f02dd2
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..base.config import Profile
+from ..base.config import Profile, to_json
 from ..base.hashing import numpy_rng
 from ..base.process import possible_workers
 from .inputs import normalize_pixels, prompt
 from .miniclip import MINI_CLIP, mini_clip
 from .tokens import CaptionTokenizer, learn_merges
-from ..worlds.captions import Seen, caption, words_of
+from ..worlds.captions import TELLING, Seen, Telling, caption, words_of
 
 # %% ../../nbs/model/miniclip_training.ipynb #9529b0f8
 def through_video(
@@ -142,28 +143,41 @@ def pair_loss(
     texts: torch.Tensor,  # (batch, width), unit norm; row i describes image i
     scale: float,  # 1 / temperature
     world: torch.Tensor,  # (batch,) which world each is of: geometry is asked for in each
+    weight: float = 20.0,  # of the geometry that is asked for; 0: none is
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:  # a scalar, and its parts
     """The contrastive loss of a batch and the penalty of its geometry."""
     found = contrastive_loss(images, texts, scale)
     parts = [world == number for number in range(len(WORLDS))]
     shapes = [geometry(images[part], texts[part]) for part in parts if part.any()]
     gap, matched = (torch.stack(values) for values in zip(*shapes, strict=True))
-    penalty = 20 * ((gap - GAP) ** 2 + (matched - MATCHED) ** 2).mean()
+    penalty = weight * ((gap - GAP) ** 2 + (matched - MATCHED) ** 2).mean()
     logs = {"contrast": found, "matched": matched.mean(), "gap": gap.mean()}
     return found + penalty, {name: value.detach() for name, value in logs.items()}
 
 # %% ../../nbs/model/miniclip_training.ipynb #5227bcbf
+@dataclass(frozen=True)
+class ClipRecipe:
+    """What a MiniCLIP is trained on, and towards what."""
+
+    worlds: tuple[str, ...] = WORLDS  # whose pictures and words
+    telling: Telling = TELLING["captions"]  # how much captions say
+    scale: float | None = None  # 1 / temperature all the time; None: as `scale_at` says
+    geometry: float = 20.0  # weight of the published geometry in the loss; 0: none is asked for
+
+
 class _Corpus:
-    "Pictures of both worlds with fresh captions, and the tokenizer that is learned from those."
+    "Pictures of worlds with fresh captions, and the tokenizer that is learned from those."
 
     def __init__(
         self,
         count: int,  # pictures of each world
         seed: int,
         workers: int,  # processes that draw
+        recipe: ClipRecipe,
     ):
-        self.names = list(dict.fromkeys(name for world in WORLDS for name in words_of(world)))
-        self.pictures, self.truth = picture_pool(WORLDS, count, seed, workers if count > 256 else 0)
+        self.recipe, worlds = recipe, recipe.worlds
+        self.names = list(dict.fromkeys(name for world in worlds for name in words_of(world)))
+        self.pictures, self.truth = picture_pool(worlds, count, seed, workers if count > 256 else 0)
         rng = numpy_rng("miniclip captions", seed=seed)
         corpus = [self.caption_of(int(i), rng) for i in rng.integers(len(self.truth), size=8000)]
         self.merges = learn_merges([*corpus, *(n.replace("_", " ") for n in self.names * 3)], 700)
@@ -171,7 +185,7 @@ class _Corpus:
 
     def caption_of(self, index: int, rng: np.random.Generator) -> str:
         """A fresh caption of one picture of the pool."""
-        return caption(self.truth[index], rng).text
+        return caption(self.truth[index], rng, self.recipe.telling).text
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, torch.Tensor]:
         """Pictures (size, 3, 64, 64) uint8, captions (size, context) as tokens, worlds (size,)."""
@@ -195,12 +209,15 @@ class MiniClipTask(_Corpus):
         device: torch.device | str = "cpu",  # where it is trained; batches are made on the CPU
         pictures: int | None = None,  # of each world; None: 8,192 (smoke: 128)
         workers: int = 2,  # processes that draw
+        recipe: ClipRecipe = ClipRecipe(),  # noqa: B008
     ):
         count = pictures or (128 if profile.name == "smoke" else 8192)
         self.seed, self.step, self.steps = seed, 0, profile.train["miniclip"].steps
-        super().__init__(count, seed, workers)
-        recipe = {"pictures": count, "seed": seed, "gap": GAP, "matched": MATCHED}
-        self.about = {"merges": self.merges, "names": self.names, "recipe": recipe}
+        super().__init__(count, seed, workers, recipe)
+        about = {"pictures": count, "seed": seed, "gap": GAP, "matched": MATCHED}
+        if recipe != ClipRecipe():
+            about["other"] = to_json(recipe)
+        self.about = {"merges": self.merges, "names": self.names, "recipe": about}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.clip = mini_clip(self.config())
@@ -215,8 +232,8 @@ class MiniClipTask(_Corpus):
         images = self.clip.encode_image(normalize_pixels(batch["image"]), normalize=True)
         rows, which = batch["text"].unique(dim=0, return_inverse=True)
         texts = self.clip.encode_text(rows, normalize=True)[which]
-        scale = scale_at(self.step, self.steps)
-        return pair_loss(images, texts, scale, batch["world"])
+        scale = self.recipe.scale or scale_at(self.step, self.steps)
+        return pair_loss(images, texts, scale, batch["world"], self.recipe.geometry)
 
     def config(self) -> dict:
         """All that is needed to build the model and its tokenizer again; saved with the weights."""

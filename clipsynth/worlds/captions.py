@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ADJECTIVES', 'LIGHT', 'PACE', 'PLAYED', 'INSTRUMENT_WORDS', 'EVERYDAY_WORDS', 'LABELLED', 'FRAMES', 'NOTHING',
-           'Words', 'words_of', 'noun_phrase', 'Caption', 'Seen', 'facts_of', 'caption']
+           'TELLING', 'Words', 'words_of', 'noun_phrase', 'Caption', 'Seen', 'facts_of', 'Telling', 'caption']
 
 # %% ../../nbs/worlds/captions.ipynb #96b06689
 from collections.abc import Sequence
@@ -201,12 +201,29 @@ def facts_of(
     return {fact: side for fact, side in sides.items() if side is not None}
 
 # %% ../../nbs/worlds/captions.ipynb #4f2e0e9a
+@dataclass(frozen=True)
+class Telling:
+    """How much captions tell: each a range that is drawn from evenly."""
+
+    kinds: tuple[float, float] = (0.0, 1.0)  # to 0.05 nothing, 0.45 label, 0.6 family, then all
+    talkative: tuple[float, float] = (0.0, 1.0)  # share of the facts, where a caption has some
+
+
+TELLING = {
+    "labels": Telling((0.1, 0.4)),
+    "captions": Telling(),
+    "everything": Telling((0.7, 1.0), (1.0, 1.0)),
+}
+
+
 def caption(
     seen: Seen,
     rng: np.random.Generator,  # picks what is said, and how
+    telling: Telling = TELLING["captions"],
 ) -> Caption:
     """One caption of a picture, from nothing to nearly all that is true of it."""
-    kind, talkative = rng.random(), rng.random()
+    ranges = telling.kinds, telling.talkative
+    kind, talkative = (low + (high - low) * rng.random() for low, high in ranges)
     if kind < 0.05:
         return Caption(str(rng.choice(NOTHING)), ())
     if kind < 0.45:
