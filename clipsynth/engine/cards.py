@@ -64,8 +64,8 @@ sound = from_pretrained("this repository")("a query")  # 65,536 samples at 16 kH
 ```"""
 BRIDGED = f"""
 
-Words reach this model, which learned from pictures, through a *bridge*: `bridge=` or `--bridge` takes
-one of {", ".join(BRIDGES)}; `none` is the paper's way."""
+Words reach this model, which learned from pictures, through a *bridge*. `bridge=` or `--bridge`
+takes one of {", ".join(BRIDGES)}; `none` is the paper's way."""
 LIMITS = """\
 - It makes 4.1 seconds of mono sound at 16 kHz, of the kinds that it was trained on.
 - Off-screen sounds and wrong labels of the videos have been learned with the rest.
