@@ -29,7 +29,7 @@ from clipsynth.results.gap_queries import (
 from .intervals import class_accuracy
 from .scores import score
 from .small_models import SOUNDS, small_measurements
-from .table1 import trainings
+from .system_list import trainings
 from .test_set import COARSE, reference, trial_record
 
 # %% ../../nbs/results/gap_lab.ipynb #7303d0cb

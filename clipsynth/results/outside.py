@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CLIPS', 'AXES', 'clips_of', 'world_heard', 'pack_texts', 'unpack_texts', 'axes_of', 'outside_measurements',
-           'outside_systems', 'outside_bench', 'outside_records', 'outside_scores']
+           'outside_bench', 'outside_records', 'outside_scores']
 
 # %% ../../nbs/results/outside.ipynb #d4e03515
 import os
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from ..base.config import Profile
-from ..base.places import weights_file
 from ..base.tables import Estimate
-from .bench import Bench, is_certified
+from .bench import Bench
 from .distance_intervals import distance_interval
 from .intervals import class_accuracy
-from .systems import TABLE_BRIDGES, Key, system_sounds, vocoders
+from .system_list import Key, System, system_sounds
+from .table1 import table_systems
 from .test_set import class_names, real_windows, reference, trial_record
 from .trials import windows_of
 from .yamnet import FIRST, MEANINGS, YAMNET, Yamnet, is_heard, likeliest, place_of
@@ -139,19 +139,6 @@ def _real_sound(bench: Bench, split: str) -> dict[str, np.ndarray]:
 
     return outside_measurements(bench, f"real-{split}", sounds, rows, lambda: labels)
 
-
-def outside_systems(
-    bench: Bench,
-) -> list[Key]:
-    "The systems of Table 1 that YAMNet hears: those with weights."
-    profile, dataset = bench.profile, bench.dataset
-    paper = ("clipsynth", "clipsynth-text", "clipsynth-hybrid")
-    keys: list[Key] = [(model, asked) for model in paper for asked in ("text", "image")]
-    keys += [("clipsynth", f"text, {bridge}") for bridge in TABLE_BRIDGES]
-    keys += [("specvqgan", "image"), ("specvqgan", "copies")]
-    there = [key for key in keys if is_certified(weights_file(profile, dataset, key[0]))]
-    return [*there, ("retriever", "text"), *((name, "copies") for name in vocoders(bench))]
-
 # %% ../../nbs/results/outside.ipynb #f6087ff6
 def outside_bench(
     profile: Profile,
@@ -167,17 +154,20 @@ def outside_records(
 ) -> dict[Key, dict[str, np.ndarray]]:  # by system; raises `UserError`
     "YAMNet's measurements of real sounds and of the systems of Table 1, read or made."
     axes_of(bench)  # first, since it asks for YAMNet where there is no record
-    found = {("real", split): _real_sound(bench, split) for split in ("train", "test")}
-    for key in outside_systems(bench):
-        name = "-".join(key).replace(", ", "-")
-        own = None if key[0] in ("retriever", bench.profile.vocoder, "griffin-lim") else key[0]
-        found[key] = outside_measurements(
+    found: dict[Key, dict[str, np.ndarray]] = {
+        System("real", split): _real_sound(bench, split) for split in ("train", "test")
+    }
+    for system in table_systems(bench):
+        if system in found:
+            continue
+        shared = system == (bench.profile.vocoder, "copies")  # its weights are in every record
+        found[system] = outside_measurements(
             bench,
-            "copies" if key == (bench.profile.vocoder, "copies") else name,
-            partial(system_sounds, bench, key),
+            "copies" if shared else system.name,
+            partial(system_sounds, bench, system),
             lambda: bench.trials.row,
             lambda: trial_record(bench)["label"],
-            own,
+            None if shared else system.weights,
         )
     return found
 
