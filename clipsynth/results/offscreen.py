@@ -19,6 +19,7 @@ from ..base.config import Profile, TrainConfig
 from ..base.hashing import numpy_rng
 from ..base.places import runs_dir
 from ..base.process import UserError
+from ..base.records import in_steps
 from ..base.weights import BESIDE, save_weights
 from ..engine.diffusion_task import DiffusionTask, training_store
 from ..engine.loop import run
@@ -138,8 +139,7 @@ def _measured(bench: Bench, synthesizer: Synthesizer, query: torch.Tensor) -> di
     found = bench.metric_nets.measure(synthesizer.waveforms(mels), mels)
     kept = {name: found[name] for name in _EXACT}
     for name in ("audio", "mel"):
-        coarse = np.round(found[name].astype(np.float32) * _GRAIN) / _GRAIN
-        kept[name] = coarse.astype(np.float16)
+        kept[name] = in_steps(found[name], _GRAIN)
     return kept
 
 # %% ../../nbs/results/offscreen.ipynb #5ce74e64
