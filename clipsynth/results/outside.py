@@ -16,10 +16,12 @@ import numpy as np
 import torch
 
 from ..base.config import Profile
+from ..base.records import in_steps
 from ..base.tables import Estimate
 from .bench import Bench
 from .distance_intervals import distance_interval
 from .intervals import class_accuracy
+from .measurements import GRAIN
 from .system_list import Key, System, system_sounds
 from .table1 import table_systems
 from .test_set import class_names, real_windows, reference, trial_record
@@ -116,8 +118,7 @@ def outside_measurements(
         inner = np.stack([vector for _, vector in heard]) - space["mean"]
         asked = [names[number] for number in label()[some]]
         place = [place_of(ear.words, s, n) for (s, _), n in zip(heard, asked, strict=True)]
-        short = (inner @ space["axes"].T).astype(np.float16)
-        return {"inner": short, "heard": is_heard(np.array(place))}
+        return {"inner": in_steps(inner @ space["axes"].T, GRAIN), "heard": is_heard(np.array(place))}
 
     def needs() -> np.ndarray:
         bench.get("yamnet", Yamnet)  # before a store is made in vain

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..base.process import progress
+from ..base.records import in_steps
 from ..base.tables import Estimate
 from ..data.store import cut_windows
 from ..model.audio import AUDIO
@@ -19,6 +20,7 @@ from .bench import Bench
 from .copies import copy_synthesis
 from .divergences import inception_score, kernel_audio_distance, kl_divergences
 from .intervals import interval, weighted_mean
+from .measurements import GRAIN
 from .metric_nets import class_logits, embed_all
 from clipsynth.results.neighbours import (
     Memorised,
@@ -82,7 +84,7 @@ def training_embeddings(
         for at in progress(range(0, len(row), batch), "training sound"):
             some = slice(at, at + batch)
             sounds = cut_windows(store.audio, row[some], start[some])
-            parts.append(embed_all(bench.metric_nets.audio, sounds).numpy().astype(np.float16))
+            parts.append(in_steps(embed_all(bench.metric_nets.audio, sounds).numpy(), GRAIN))
         return np.concatenate(parts)
 
     embeddings: np.ndarray = bench.get("training embeddings", make)

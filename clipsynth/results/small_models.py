@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from ..base.config import Profile, TrainConfig
 from ..base.places import runs_dir
 from ..base.process import UserError
+from ..base.records import in_steps
 from ..base.tables import Estimate
 from ..base.weights import BESIDE, save_weights
 from ..engine.diffusion_task import DiffusionTask
@@ -150,8 +151,7 @@ def small_measurements(
     found = bench.metric_nets.measure(synthesizer.waveforms(mels), mels)
     kept = {name: found[name] for name in _EXACT}
     for name in ("audio", "mel"):
-        coarse = np.round(found[name].astype(np.float32) * _GRAIN) / _GRAIN
-        kept[name] = coarse.astype(np.float16)
+        kept[name] = in_steps(found[name], _GRAIN)
     return kept
 
 # %% ../../nbs/results/small_models.ipynb #5ef32756
