@@ -17,6 +17,7 @@ from ..engine.synth import find_weights
 from ..model.bridges import BRIDGES, normalize_rows, placebo_shift
 from ..model.fitted_bridges import Fitted, load_bridges
 from .bench import Bench
+from .distance_intervals import distance_interval
 from .divergences import kernel_audio_distance
 from clipsynth.results.gap_queries import (
     KINDS,
@@ -27,7 +28,6 @@ from clipsynth.results.gap_queries import (
     trial_captions,
 )
 from .intervals import class_accuracy
-from .scores import score
 from .small_models import SOUNDS, small_measurements
 from .system_list import trainings
 from .test_set import COARSE, reference, trial_record
@@ -95,7 +95,8 @@ def bridged_sounds(
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
         query = torch.from_numpy(conditions(bench, kind, bridge)[some])
-        return small_measurements(bench, bench.synthesizer(model), query, some)
+        found = small_measurements(bench, bench.synthesizer(model), query, some)
+        return {what: array for what, array in found.items() if what != "mel"}
 
     name = "-".join(["gap", kind, *bridge.split(), *model.split("-")[1:]])
     settings = {"kind": kind, "bridge": bridge, "sounds": SOUNDS}
@@ -110,7 +111,6 @@ class LabScores(NamedTuple):
     "Scores of one set of answers; differences of two sets on the same trials are paired."
 
     fad: Estimate
-    fid: Estimate
     kad: Estimate  # kernel audio distance x 100
     audio: Estimate  # class accuracy of the sound, by `AudioNet`
     mel: Estimate  # of the mel, by `MelNet`
@@ -149,27 +149,27 @@ def lab_scores(
 ) -> LabScores:
     "Scores of answers to the first trials against the test set."
     real, trials = reference(bench), trial_record(bench)
-    count, draws = len(measurements["heard"]), bench.profile.eval.bootstrap
+    count, pairs = len(measurements["heard"]), max(1, bench.profile.eval.bootstrap // 2)
     label, video = trials["label"][:count], trials["video"][:count]
-    whole = score(measurements, label, video, real, draws)
-    pairs = max(1, draws // 2)
+    sides = [measurements["audio"].astype(np.float64), real["audio"].astype(np.float64)]
+    units: dict[str, Any] = {
+        "groups": [video, real["video"]],
+        "strata": [label, real["label"]],
+        "pairs": pairs,
+    }
     named, meant = meant_classes(bench)
-    shares = [
+    audio, mel, probe = (
         class_accuracy(measurements[name][named], meant[named], video[named], pairs=pairs)
         for name in ("heard", "seen", "second_seen")
-    ]
-    kernel = kernel_audio_distance(
-        measurements["audio"],
-        real["audio"],
-        "reference",
-        groups=[video, real["video"]],
-        strata=[label, real["label"]],
-        pairs=pairs,
     )
-    spread = within_spread(measurements["audio"], label)
-    real_spread = within_spread(real["audio"], real["label"])
-    audio, mel, probe = shares
-    return LabScores(whole.fad, whole.fid, kernel, audio, mel, probe, spread / real_spread)
+    return LabScores(
+        distance_interval(*sides, **units),
+        kernel_audio_distance(*sides, "reference", **units),
+        audio,
+        mel,
+        probe,
+        within_spread(sides[0], label) / within_spread(sides[1], real["label"]),
+    )
 
 # %% ../../nbs/results/gap_lab.ipynb #829e3440
 UNFITTED = ("none", "ensemble", "picture", "class mean")  # asked with no fitted bridge
