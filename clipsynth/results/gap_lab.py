@@ -151,7 +151,7 @@ def lab_scores(
     real, trials = reference(bench), trial_record(bench)
     count, pairs = len(measurements["heard"]), max(1, bench.profile.eval.bootstrap // 2)
     label, video = trials["label"][:count], trials["video"][:count]
-    sides = [measurements["audio"].astype(np.float64), real["audio"].astype(np.float64)]
+    mine, theirs = (one["audio"].astype(np.float64) for one in (measurements, real))
     units: dict[str, Any] = {
         "groups": [video, real["video"]],
         "strata": [label, real["label"]],
@@ -163,12 +163,12 @@ def lab_scores(
         for name in ("heard", "seen", "second_seen")
     )
     return LabScores(
-        distance_interval(*sides, **units),
-        kernel_audio_distance(*sides, "reference", **units),
+        distance_interval(mine, theirs, **units),
+        kernel_audio_distance(mine, theirs, "reference", **units),
         audio,
         mel,
         probe,
-        within_spread(sides[0], label) / within_spread(sides[1], real["label"]),
+        within_spread(mine, label) / within_spread(theirs, real["label"]),
     )
 
 # %% ../../nbs/results/gap_lab.ipynb #829e3440
