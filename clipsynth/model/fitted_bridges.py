@@ -122,7 +122,7 @@ class Bridge:
             raise UserError(f"bridge {self.name} has no option {wrong[0]!r}: it {has}")
         return replace(self, options={**self.options, **options})
 
-# %% ../../nbs/model/fitted_bridges.ipynb #d98ff355
+# %% ../../nbs/model/fitted_bridges.ipynb #d6f2816c
 class Fitted(NamedTuple):
     "What all bridges of a dataset are made of."
 
@@ -142,7 +142,7 @@ class Fitted(NamedTuple):
         known = [n for n in BRIDGES if n != "prior" or _layers(shared, n)]
         return {n: Bridge(n, parameters, self.options[kind].get(n, {})) for n in known}
 
-
+# %% ../../nbs/model/fitted_bridges.ipynb #8e5da434
 def fit(
     pictures: np.ndarray,  # (n, width), unit norm: of the training set
     texts: Mapping[str, np.ndarray],  # by kind, each (m, width), unit norm, in any order
