@@ -13,8 +13,8 @@ readme = ROOT / "README.md"
 
 # What a wheel carries of data/: the paper's tables and what `clipsynth synth` and `clipsynth eval` need by default.
 CARRIED = ("paper/*.csv", "weights/miniclip.*", "weights/magnitude.*", "weights/mini-*/clipsynth.*",
-           "weights/mini-*/audio-net.*", "weights/mini-*/mel-net.*", "records/mini-*/real-test.*",
-           "records/mini-*/manifest.*", "records/mini-*/second-opinion.*")
+           "weights/mini-*/bridges.*", "weights/mini-*/audio-net.*", "weights/mini-*/mel-net.*",
+           "records/mini-*/real-test.*", "records/mini-*/manifest.*", "records/mini-*/second-opinion.*")
 
 
 class BuildWithData(build_py):

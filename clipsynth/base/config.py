@@ -285,9 +285,9 @@ class Settings:
     vocoder: Literal["magnitude", "hifigan", "griffin-lim"] = "hifigan"  # that makes mels audible
     clip: str = "ViT-B-32:openai"  # "mini" is MiniCLIP; otherwise model:pretrained of open_clip
     prompt: str = ""  # around a text query, such as "a photo of {query}"; the dataset's when empty
-    bridge: Literal["none", "mean-shift", "memory"] = (
-        "none"  # from words to pictures, for text queries
-    )
+    bridge: Literal[  # from words to pictures, for text queries
+        "none", "mean-shift", "scaled", "transport", "wiener", "memory"
+    ] = "none"  # fmt: skip
     audio: AudioConfig = AudioConfig()
     world: WorldConfig = WorldConfig()
     everyday: EverydayConfig = EverydayConfig()

@@ -39,25 +39,23 @@ def save_weights(
     path: str | Path,
     weights: Any,  # a torch module or its state dict
     config: dict[str, Any],  # all that is needed to rebuild the module, and how it was made
-    half: bool = True,  # store floating-point tensors as float16, for small files
+    half: bool | None = True,  # floating-point tensors as float16; False: float32; None: as is
 ) -> Path:
     "Write weights and their configuration to one safetensors file; raises `UserError`."
     import torch
     from safetensors.torch import save
 
     state = weights if isinstance(weights, dict) else weights.state_dict()
-    kind = torch.float16 if half else torch.float32
+    kind = None if half is None else torch.float16 if half else torch.float32
     tensors = {
-        k: (v.detach().cpu().to(kind) if v.is_floating_point() else v.detach().cpu())
-        .contiguous()
-        .clone()
+        k: v.detach().cpu().to(kind if v.is_floating_point() else None).contiguous().clone()
         for k, v in state.items()
     }
     wrong = [k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()]
     if wrong:
         raise UserError(
             f"{path} was not written: {len(wrong)} of {len(tensors)} tensors of weights are not "
-            f"finite in {str(kind).removeprefix('torch.')} ({wrong[0]}): "
+            f"finite in {str(tensors[wrong[0]].dtype).removeprefix('torch.')} ({wrong[0]}): "
             "train again, at a lower rate"
         )
     about = {"config": json.dumps(to_json(config), sort_keys=True), "format": "pt"}

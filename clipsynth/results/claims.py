@@ -22,7 +22,7 @@ from .bench import Bench
 from .distances import frechet_distance
 from .offscreen import offscreen_records, offscreen_scores, widening
 from .scores import Scores
-from .systems import Key
+from .system_list import Key
 from .table1 import table_rows
 from .verdicts import CANNOT, difference, verdict
 
@@ -131,7 +131,7 @@ def claimed(
 # %% ../../nbs/results/claims.ipynb #7c1a000e
 @lru_cache
 def _paper_cells(column: str, vocoder: str) -> dict[Key, str]:
-    return {row.key: row.paper.get(f"{column}_fad", "") for row in table_rows(vocoder)}
+    return {row.system: row.paper.get(f"{column}_fad", "") for row in table_rows(vocoder)}
 
 
 def in_paper(

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 from ..base.hashing import digest
 from ..base.process import UserError
-from .gallery import System, World
+from .gallery import World
+from .system_list import System
 
 # %% ../../nbs/results/report_page.ipynb #9a0c9ad9
 class Cell(NamedTuple):
@@ -144,9 +145,8 @@ def _plain(label: str) -> str:
 
 
 def _system(system: System) -> dict[str, str]:
-    model = system.key[0]
-    family = _KIN.get(model, "kin" if model.startswith("clipsynth") else "copy")
-    names = {"name": system.name, "title": system.title, "asked": system.asked}
+    family = _KIN.get(system.model, "kin" if "clipsynth" in system.model else "copy")
+    names = {"name": system.name, "title": system.title, "asked": system.given}
     return {**names, "family": family}
 
 
@@ -158,7 +158,7 @@ def world_of(
     if world.classes > len(world.shown):
         text = text.replace(" classes", f" of {world.classes} classes, evenly spread", 1)
     if world.left_out:
-        left = ", ".join(f"{s.title} ({s.asked})" for s in world.left_out)
+        left = ", ".join(f"{s.title} ({s.given})" for s in world.left_out)
         text += f" To keep a clone light, these are in Table 1 alone: {left}."
     title = _TITLES.get(world.dataset, world.dataset)
     shown = [

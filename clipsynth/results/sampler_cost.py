@@ -10,6 +10,7 @@ import time
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from ..base.config import Profile
 from ..engine.synth import Synthesizer
@@ -24,6 +25,28 @@ class SamplerSetting(NamedTuple):
     sampler: str  # a key of `synth.SAMPLERS`
     steps: int
 
+# %% ../../nbs/results/sampler_cost.ipynb #7a1323f2
+def _sample(
+    bench: Bench, setting: SamplerSetting, some: np.ndarray
+) -> tuple[Synthesizer, torch.Tensor, int]:
+    "Mels of some trials, and how often the network was evaluated for them."
+    synthesizer = Synthesizer(bench.dataset, profile=bench.profile, sampler=setting.sampler)
+    counted = Counted(synthesizer.unet)
+    query, seeds = queries(bench, "image", some), list(bench.trials.seed[some])
+    size = bench.profile.eval.batch
+    mels = synthesizer.mels(query, seeds, setting.steps, batch=size, wrap=lambda _: counted)
+    return synthesizer, mels, counted.evaluations
+
+
+def _exact_mels(bench: Bench, exact: SamplerSetting, some: np.ndarray) -> np.ndarray:
+    "The exact mels of some trials, (n, mels, frames), each made once in a session."
+    kept: dict[int, np.ndarray] = bench.get("exact mels", dict)
+    new = np.array([trial for trial in some if int(trial) not in kept], dtype=int)
+    if len(new):
+        mels = _sample(bench, exact, new)[1].numpy().astype(np.float16)
+        kept |= dict(zip(new.tolist(), mels, strict=True))
+    return np.stack([kept[int(trial)] for trial in some]).astype(np.float32)
+
 # %% ../../nbs/results/sampler_cost.ipynb #4e5a000a
 def measure_setting(
     bench: Bench,
@@ -34,24 +57,16 @@ def measure_setting(
     "Measurements of a sampler's sounds, its seconds, each mel's distance to the exact one."
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
-        synthesizer = Synthesizer(bench.dataset, profile=bench.profile, sampler=setting.sampler)
-        counted = Counted(synthesizer.unet)
         began = time.perf_counter()
-        mels = synthesizer.mels(
-            queries(bench, "image", some),
-            list(bench.trials.seed[some]),
-            setting.steps,
-            batch=bench.profile.eval.batch,
-            wrap=lambda denoiser: counted,
-        )
+        synthesizer, mels, evaluations = _sample(bench, setting, some)
         seconds = time.perf_counter() - began
         measurements = bench.metric_nets.measure(synthesizer.waveforms(mels), mels)
         measurements["seconds"] = np.full(len(some), seconds / len(some))
-        measurements["evaluations"] = np.full(len(some), counted.evaluations / len(some))
+        measurements["evaluations"] = np.full(len(some), evaluations / len(some))
         if setting == exact:
-            return {**measurements, "mels": mels.numpy().astype(np.float16)}
-        target = measure_setting(bench, exact, samples, exact)["mels"][some].astype(np.float32)
-        return {**measurements, "apart": np.abs(mels.numpy() - target).mean((1, 2))}
+            return measurements
+        apart = np.abs(mels.numpy() - _exact_mels(bench, exact, some)).mean((1, 2))
+        return {**measurements, "apart": apart}
 
     return bench.rows(
         f"walk-{setting.sampler}-{setting.steps}",

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from ..base.config import Profile, TrainConfig
 from ..base.places import runs_dir
 from ..base.process import UserError
+from ..base.records import in_steps
 from ..base.tables import Estimate
 from ..base.weights import BESIDE, save_weights
 from ..engine.diffusion_task import DiffusionTask
@@ -140,16 +141,17 @@ _GRAIN = 4  # steps of an embedding's number in one; the numbers spread over 1.4
 def small_measurements(
     bench: Bench,
     synthesizer: Synthesizer,
-    query: torch.Tensor,  # (n, width), unit norm, of the first n trials
+    query: torch.Tensor,  # (n, width), unit norm
+    some: np.ndarray | None = None,  # (n,) trial numbers; None: the first n
 ) -> dict[str, np.ndarray]:  # as of `MetricNets.measure`, rounded
-    "What the tables need of a sound for each query, with the noise of the first trials."
-    seeds = list(bench.trials.seed[: len(query)])
+    "What the tables need of a sound for each query, with the noise of its trial."
+    some = np.arange(len(query)) if some is None else some
+    seeds = list(bench.trials.seed[some])
     mels = synthesizer.mels(query, seeds, batch=bench.profile.eval.batch)
     found = bench.metric_nets.measure(synthesizer.waveforms(mels), mels)
     kept = {name: found[name] for name in _EXACT}
     for name in ("audio", "mel"):
-        coarse = np.round(found[name].astype(np.float32) * _GRAIN) / _GRAIN
-        kept[name] = coarse.astype(np.float16)
+        kept[name] = in_steps(found[name], _GRAIN)
     return kept
 
 # %% ../../nbs/results/small_models.ipynb #5ef32756

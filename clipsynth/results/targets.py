@@ -15,7 +15,7 @@ from ..base.tables import Estimate
 from .bench import Bench
 from .copies import compare_copies
 from .intervals import class_accuracy, interval
-from .systems import measure_model
+from .systems import TABLE_BRIDGES, measure_model
 from .test_set import reference, trial_record
 
 # %% ../../nbs/results/targets.ipynb #5cf9ddf8
@@ -136,8 +136,7 @@ def targets(
     both = (bench.profile.vocoder, "recording")
     copies, own = (compare_copies(bench, way, draws) for way in both)
     picture = measure_model(bench, "clipsynth", "image")
-    bridges = ("mean-shift", "memory")
-    words = [measure_model(bench, "clipsynth", "text", bridge) for bridge in bridges]
+    words = [measure_model(bench, "clipsynth", "text", bridge) for bridge in TABLE_BRIDGES]
     matching = trials["pictured"] == trials["label"]
     probe, ear = (right(real, net, real) for net in ("second_seen", "heard"))
     tuned, of_trials = copies.whole.in_tune, (trials["label"], trials["video"])

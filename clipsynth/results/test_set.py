@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..base.hashing import numpy_rng
+from ..base.records import in_steps
 from .bench import Bench
 from .trials import reference_windows, windows_of
 from ..worlds.captioned import Moment, moments_at
@@ -122,7 +123,7 @@ def coarse(
     mel: np.ndarray,  # in [-1, 1]
 ) -> np.ndarray:  # float16
     "A mel that is only looked at, in steps of 1/64, which compress better."
-    return (np.round(mel * 64) / 64).astype(np.float16)
+    return in_steps(mel, 64)
 
 
 def moments(

@@ -80,7 +80,6 @@ _NUMBERS = ("no", "one", "two", "three", "four", "five")
 
 def verdict(
     *differences: Estimate,  # claimed to be below zero; one for each training behind the claim
-    trained: bool = True,  # False: the claim hangs on no training
 ) -> str:
     "Whether a claim holds, and how many trainings decide it."
     if not differences or any(np.isnan(d.high) for d in differences):
@@ -92,7 +91,5 @@ def verdict(
     else:
         found = "does not hold"
     count = len(differences)
-    if not trained:
-        return found
     number = _NUMBERS[count] if count < len(_NUMBERS) else str(count)
     return f"{found} ({number} training{'s' if count > 1 else ''})"
