@@ -256,8 +256,11 @@ def test_few_sounds_and_silence_have_a_number(say: Say, tmp_path: Path) -> None:
         for seed in range(3):
             write(tmp_path / name, 0)
             soundfile.write(tmp_path / name / f"{seed}.wav", loud * noise(seed), 16_000)
-        row = line(say("--samples", name, "--json"))
+        done = say("--samples", name, "--json")
+        row = line(done)
         assert row["still"] == 3 * (loud == 0) and row["sounds"] == 3
+        told = "clipsynth: 3 of 3 sounds hold one value throughout, as silence does, and count as they are: "
+        assert done[2] == ("" if loud else f"{told}0.wav, 1.wav, 2.wav\n"), "one notice for all of them"
         found = measure_files(sorted((tmp_path / name).iterdir()), bench.metric_nets)
         real = reference(bench)
         exact = frechet_distance(found["audio"].astype(float), real["audio"].astype(float))
@@ -267,7 +270,7 @@ def test_few_sounds_and_silence_have_a_number(say: Say, tmp_path: Path) -> None:
 def test_padding_is_asked_for_and_said(say: Say, tmp_path: Path) -> None:
     short(tmp_path / "set")
     status, said, _ = say("--samples", "set", "--pad")
-    assert status == 0 and "1 of them are too short, with silence in place of the rest" in said
+    assert status == 0 and "1 of them is too short, with silence in place of the rest" in said
     assert line(say("--samples", "set", "--pad", "--json"))["padded"] == 1
 
 

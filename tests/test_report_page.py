@@ -121,12 +121,35 @@ def test_fits_and_can_be_used_by_all(browser: Any, width: int, scheme: str) -> N
     assert faults == []
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+def test_tables_and_figures_can_be_read(browser: Any, width: int) -> None:
+    """On a phone a claim says its verdict and a system its query in the first column, and figures keep their size."""
+    page = opened(browser, DISK, width).page
+    phone = width < 500
+    told = page.locator("#claims th[scope=row] .narrow")
+    assert told.count() == page.locator("#claims tbody tr").count() > 10
+    assert all(told.nth(number).is_visible() == phone for number in range(told.count()))
+    assert page.locator("#table-1 tbody th[scope=row]", has_text="CLIPSynth").nth(0).inner_text().split() == \
+        (["CLIPSynth", "text"] if phone else ["CLIPSynth"])
+    picture = page.locator("#figures img[src='figures/table1.png']")
+    shown, whole = picture.bounding_box()["width"], int(picture.get_attribute("width"))
+    assert shown == whole if phone else 1_000 < shown <= whole
+    name = page.locator("#table-1 tbody th[scope=row]").first
+    box = page.locator("#table-1 .scroll").first
+    box.evaluate("(box) => { box.scrollLeft = box.scrollWidth; }")
+    assert abs(name.bounding_box()["x"] - box.bounding_box()["x"]) < 2, "the system's name stays in view"
+
+
 def test_search(browser: Any) -> None:
     page, faults = opened(browser, DISK)
     every = page.locator(".class").count()
     page.get_by_label("Find a class").fill("VIOLIN")
     assert page.locator(".class:visible h4").all_inner_texts() == ["violin", "playing violin, fiddle"]
     assert page.get_by_role("status").inner_text() == f"2 of {every} classes"
+    page.get_by_label("Find a class").fill("fiddle playing")
+    assert page.locator(".class:visible h4").all_inner_texts() == ["playing violin, fiddle"], "every word, in any order"
+    page.get_by_label("Find a class").fill("dog violin")
+    assert page.locator(".class:visible").count() == 0, "a class has every word"
     page.get_by_label("Find a class").fill("minivggsound dog")
     assert page.locator(".class:visible h4").all_inner_texts() == ["dog barking"]
     assert page.locator(".world:visible").count() == 1
@@ -198,7 +221,7 @@ def test_a_sound_that_is_not_there_is_told(browser: Any, tmp_path: Path) -> None
     page = opened(browser, copy.as_uri()).page
     page.locator("button.play").first.click()
     page.get_by_role("alert").wait_for()
-    assert "real moment, recorded: accordion cannot be played" in page.get_by_role("alert").inner_text()
+    assert "real test sound, recorded: accordion cannot be played" in page.get_by_role("alert").inner_text()
     assert pressed(page) == []
 
 

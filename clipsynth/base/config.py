@@ -286,7 +286,8 @@ class Settings:
     clip: str = "ViT-B-32:openai"  # "mini" is MiniCLIP; otherwise model:pretrained of open_clip
     prompt: str = ""  # around a text query, such as "a photo of {query}"; the dataset's when empty
     bridge: Literal[  # from words to pictures, for text queries
-        "none", "mean-shift", "scaled", "transport", "wiener", "memory"
+        "none", "mean-shift", "scaled", "transport", "wiener", "memory", "diffusion", "inversion",
+        "prior",
     ] = "none"  # fmt: skip
     audio: AudioConfig = AudioConfig()
     world: WorldConfig = WorldConfig()

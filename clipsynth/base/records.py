@@ -130,6 +130,7 @@ class Records:
         block: int = 64,  # rows made at a time
         audit: int = 0,  # rows that an audit makes again; 0: as many as of other records
         tolerance: float = TOLERANCE,  # of an audit: how far rows made elsewhere may be
+        told: str = "",  # what the progress bar says; the name by default
     ) -> dict[str, np.ndarray]:
         "The arrays of a record whose rows can be made one by one."
         if (there := self._valid(name, inputs)) is not None:
@@ -138,7 +139,7 @@ class Records:
         with lock(place, "the making of this record", wait=True):
             arrays = self._valid(name, inputs)  # another process may have made it meanwhile
             if arrays is None:
-                arrays = self._make(name, make, len(needs()), inputs, block)
+                arrays = self._make(name, make, len(needs()), inputs, block, told or name)
                 for key in averaged:
                     arrays[key] = arrays[key].mean(0, dtype=np.float64).astype(np.float32)
                 self._keep(name, arrays, inputs, averaged)
@@ -146,11 +147,11 @@ class Records:
         return arrays
 
     def _make(
-        self, name: str, make: Rows, count: int, inputs: Mapping[str, Any], block: int
+        self, name: str, make: Rows, count: int, inputs: Mapping[str, Any], block: int, told: str
     ) -> dict[str, np.ndarray]:
         "All rows, block by block; a block that is there is taken."
         blocks = _blocks(count, block)
-        every = progress(blocks, name, len(blocks), "block")
+        every = progress(blocks, told, len(blocks), "block")
         made = [self.block(name, make, some, inputs) for some in every]
         return {key: np.concatenate([part[key] for part in made]) for key in made[0]}
 
@@ -280,6 +281,7 @@ class AuditedRecords(Records):
         block: int = 64,
         audit: int = 0,
         tolerance: float = TOLERANCE,
+        told: str = "",
     ) -> dict[str, np.ndarray]:
         "The kept arrays, after some of their rows were compared with rows made now."
         record = self._kept(name, inputs)

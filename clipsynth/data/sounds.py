@@ -9,13 +9,12 @@ __all__ = ['SUFFIXES', 'WINDOW', 'ROUNDING', 'sound_files', 'as_name', 'Window',
 import posixpath
 import unicodedata
 from collections.abc import Collection, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ..base.process import UserError, notice
+from ..base.process import UserError, did_you_mean, notice
 from .untrusted import csv_rows, files_below, not_followed, read_text, shown
 from ..model.audio import AUDIO, load_audio, samples_of
 
@@ -153,12 +152,8 @@ def _one_of(text: str, known: Collection[str], what: str, where: str) -> str:
     "A name that there is; raises `UserError` with the nearest one otherwise."
     if text in known:
         return text
-    near = get_close_matches(text, known, 1, 0.6)
-    some = ", ".join(sorted(known)[:3])
-    raise UserError(
-        f"{where}: no {what} {shown(text)}: "
-        + (f"did you mean {near[0]!r}?" if near else f"there are {len(known)}, such as {some}")
-    )
+    some = f"there are {len(known)}, such as {', '.join(sorted(known)[:3])}"
+    raise UserError(f"{where}: no {what} {shown(text)}: {did_you_mean(text, known, some)}")
 
 
 def _check_whole(path: str | Path, names: Collection[str], found: Collection[str]) -> None:

@@ -176,7 +176,7 @@ class QueriedRows(TrainingRows):
         if text_share:  # (clip, width)
             self.words = label_embeddings(store, profile, dataset, device)
         self.bridge = _bridge(store) if text_share < 1 else {}
-        self.beside = {} if text_share else {"memory": training_memory(store)}  # published with the weights
+        self.beside = {} if text_share else {"memory": training_memory(store)}  # to publish
 
     def queries(
         self,

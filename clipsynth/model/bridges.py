@@ -19,6 +19,9 @@ BRIDGES = (  # from a text embedding to a condition
     "transport",
     "wiener",
     "memory",
+    "diffusion",
+    "inversion",
+    "prior",
 )
 
 
@@ -45,7 +48,7 @@ def check_widths(
             "use one CLIP for both"
         )
 
-
+# %% ../../nbs/model/bridges.ipynb #f8c3616b
 def placebo_shift(
     text: np.ndarray,  # (m, width), unit norm
     image_mean: np.ndarray,

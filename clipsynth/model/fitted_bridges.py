@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Bridge', 'Fitted', 'fit', 'save_bridges', 'load_bridges']
 
-# %% ../../nbs/model/fitted_bridges.ipynb #f3b64deb
+# %% ../../nbs/model/fitted_bridges.ipynb #9a0e9a1a
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,8 +27,27 @@ from clipsynth.model.affine_bridges import (
     wiener_map,
 )
 from .bridges import BRIDGES, check_widths, mean_shift, memory_projection
+from .inversion import fitted_pull, inversion
 
-# %% ../../nbs/model/fitted_bridges.ipynb #60eb200b
+# %% ../../nbs/model/fitted_bridges.ipynb #4c8297b8
+def _affine(text: np.ndarray, p: Mapping[str, np.ndarray], matrix: np.ndarray) -> np.ndarray:
+    return affine(text, p["text_mean"], p["image_mean"], matrix)
+
+
+def _layers(p: Mapping[str, np.ndarray], network: str) -> dict[str, np.ndarray]:
+    "The arrays of a network."
+    start = f"{network}."
+    return {name.removeprefix(start): a for name, a in p.items() if name.startswith(start)}
+
+
+def _diffusion() -> Any:  # they need torch
+    return import_module("clipsynth.model.embedding_diffusion")
+
+
+def _prior() -> Any:
+    return import_module("clipsynth.model.prior")
+
+# %% ../../nbs/model/fitted_bridges.ipynb #47e05ca1
 _WAYS: dict[str, Callable[..., np.ndarray]] = {  # from text, parameters and options to conditions
     "none": lambda text, p: text,
     "mean-shift": lambda text, p, amount=1.0: mean_shift(
@@ -45,13 +65,18 @@ _WAYS: dict[str, Callable[..., np.ndarray]] = {  # from text, parameters and opt
     ),
     "wiener": lambda text, p, noise: _affine(text, p, wiener_map(p["image_covariance"], noise)),
     "memory": lambda text, p, temperature=0.01: memory_projection(text, p["memory"], temperature),
+    "diffusion": lambda text, p, start=600, strides=5: _diffusion().diffusion_bridge(
+        text, p["text_mean"], p["image_mean"], _layers(p, "diffusion"), start, strides
+    ),
+    "inversion": lambda text, p, pull, temperature=0.01: inversion(
+        text, p["memory"], pull, temperature
+    ),
+    "prior": lambda text, p, seed=0, drawn=2, strides=64: _prior().prior_bridge(
+        text, p["image_mean"], _layers(p, "prior"), seed, drawn, strides
+    ),
 }
 
-
-def _affine(text: np.ndarray, p: Mapping[str, np.ndarray], matrix: np.ndarray) -> np.ndarray:
-    return affine(text, p["text_mean"], p["image_mean"], matrix)
-
-# %% ../../nbs/model/fitted_bridges.ipynb #7c4e82c3
+# %% ../../nbs/model/fitted_bridges.ipynb #9aa27869
 @dataclass(frozen=True)
 class Bridge:
     "A function from text embeddings to conditions, with its parameters."
@@ -73,6 +98,19 @@ class Bridge:
                 check_widths(text, self.parameters[known])
         return _WAYS[self.name](text, self.parameters, **self.options).astype(np.float32)
 
+    def through(
+        self,
+        pictures: np.ndarray,  # (m, width), unit norm
+        **options: Any,  # start and strides
+    ) -> np.ndarray:  # (m, width), unit norm, float32
+        "What becomes of pictures, to train a generator with; raises `UserError`."
+        if self.name != "diffusion":
+            raise UserError(f"bridge {self.name} takes texts alone: pictures go through diffusion")
+        p = self.parameters
+        layers = _layers(p, self.name)
+        found = _diffusion().through(pictures, p["image_mean"], layers, **options)
+        return np.asarray(found, np.float32)
+
     def with_options(
         self,
         **options: Any,  # such as rank=4
@@ -84,7 +122,7 @@ class Bridge:
             raise UserError(f"bridge {self.name} has no option {wrong[0]!r}: it {has}")
         return replace(self, options={**self.options, **options})
 
-# %% ../../nbs/model/fitted_bridges.ipynb #da7b8e2a
+# %% ../../nbs/model/fitted_bridges.ipynb #d98ff355
 class Fitted(NamedTuple):
     "What all bridges of a dataset are made of."
 
@@ -94,23 +132,25 @@ class Fitted(NamedTuple):
     def bridges(
         self,
         kind: str = "prompt",  # or "caption": how the texts are asked
-    ) -> dict[str, Bridge]:  # by name, in the order of `BRIDGES`
+    ) -> dict[str, Bridge]:  # by name, in the order of `BRIDGES`; no prior without pairs
         "The bridges for one kind of text; raises `UserError` for a kind without texts."
         if kind not in self.options:
             there = " and ".join(self.options)
             raise UserError(f"no bridge for a {kind}: they were fitted to texts of kind {there}")
-        mine = f"{kind}."
-        own = {n.removeprefix(mine): a for n, a in self.arrays.items() if n.startswith(mine)}
-        parameters = {**{n: a for n, a in self.arrays.items() if "." not in n}, **own}
-        return {n: Bridge(n, parameters, self.options[kind].get(n, {})) for n in BRIDGES}
+        shared = {n: a for n, a in self.arrays.items() if n.partition(".")[0] not in self.options}
+        parameters = {**shared, **_layers(self.arrays, kind)}
+        known = [n for n in BRIDGES if n != "prior" or _layers(shared, n)]
+        return {n: Bridge(n, parameters, self.options[kind].get(n, {})) for n in known}
 
 
 def fit(
     pictures: np.ndarray,  # (n, width), unit norm: of the training set
     texts: Mapping[str, np.ndarray],  # by kind, each (m, width), unit norm, in any order
     memory: np.ndarray,  # (frames, width), unit norm: some of the pictures
+    pairs: tuple[np.ndarray, np.ndarray] | None = None,  # captions and their pictures, for `prior`
+    steps: int = 4_000,  # of the training of a network; half as many again for the prior
 ) -> Fitted:
-    "All bridges from unpaired embeddings; raises `UserError`."
+    "All bridges, from unpaired embeddings but for the prior; raises `UserError`."
     image, options = moments(pictures, "pictures"), dict[str, dict[str, dict[str, float]]]()
     found = {"image_mean": image.mean, "image_covariance": image.covariance, "memory": memory}
     for kind, some in texts.items():
@@ -119,10 +159,19 @@ def fit(
         scale = matched_scale(text.covariance, image.covariance)
         found[f"{kind}.text_mean"], found[f"{kind}.text_covariance"] = text
         found[f"{kind}.text_again"] = affine(some, text.mean, image.mean, scale).mean(0)
-        options[kind] = {"wiener": {"noise": text_noise(text.covariance, image.covariance)}}
+        options[kind] = {
+            "wiener": {"noise": text_noise(text.covariance, image.covariance)},
+            "inversion": {"pull": fitted_pull(some, pictures, memory)},
+        }
+    nets = _diffusion()
+    networks = {"diffusion": nets.train_denoiser(nets.centred(pictures, image.mean), steps=steps)}
+    if pairs is not None:
+        networks["prior"] = _prior().train_prior(*pairs, image.mean, steps + steps // 2)
+    for name, network in networks.items():
+        found |= {f"{name}.{layer}": a.numpy() for layer, a in network.state_dict().items()}
     return Fitted(found, options)
 
-# %% ../../nbs/model/fitted_bridges.ipynb #a029404d
+# %% ../../nbs/model/fitted_bridges.ipynb #03523ba5
 def save_bridges(
     path: str | Path,
     fitted: Fitted,
@@ -142,7 +191,7 @@ def save_bridges(
 
 def _is_small(name: str) -> bool:
     "Whether an array is kept in half precision."
-    return name == "memory"
+    return name.partition(".")[0] in ("memory", "diffusion", "prior")
 
 
 def load_bridges(

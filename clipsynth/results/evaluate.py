@@ -46,17 +46,23 @@ def folder_row(
     return pd.DataFrame([{"model": name, "dataset": found.dataset, **cells}])
 
 # %% ../../nbs/results/evaluate.ipynb #de0c5698
+_COUNTED = {  # of `FolderScores`: a verb for one and for several sounds, and what is said of them
+    "converted": ("was", "were", "converted from another sample rate (by soxr) or several channels"),
+    "cut": ("is", "are", "longer than the window"),
+    "padded": ("is", "are", "too short, with silence in place of the rest (--pad)"),
+    "still": ("holds", "hold", "one value throughout, as silence does"),
+}
+
+
 def folder_caption(
     found: "FolderScores",
 ) -> str:
     "Under which conditions the row of a folder holds."
-    counts = {
-        "were converted from another sample rate (by soxr) or from several channels": "converted",
-        "are longer than their window": "cut",
-        "are too short, with silence in place of the rest (--pad)": "padded",
-        "hold one value throughout, as silence does": "still",
-    }
-    said = [f"{n} of them {text}" for text, key in counts.items() if (n := getattr(found, key))]
+    said = [
+        f"{n} of them {(many if n > 1 else one)} {text}"
+        for key, (one, many, text) in _COUNTED.items()
+        if (n := getattr(found, key))
+    ]
     by = "test video of each sound" if found.paired else "file, and those of the test set by video"
     parts = [
         f"n = {found.sounds} sounds against all {found.reference} windows of the test set of "

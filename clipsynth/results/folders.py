@@ -10,7 +10,6 @@ __all__ = ['AT_ONCE', 'POLICY', 'BLOCK', 'GROUPS', 'measure_files', 'Block', 'me
 import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +20,15 @@ import torch
 from ..base.config import Profile
 from ..base.hashing import digest
 from ..base.places import dataset_dir, profile_dir, weights_file
-from ..base.process import UserError, check_launcher, is_launched, pick_device, progress
+from clipsynth.base.process import (
+    UserError,
+    check_launcher,
+    did_you_mean,
+    is_launched,
+    notice,
+    pick_device,
+    progress,
+)
 from ..base.profiles import profile as named_profile
 from ..base.records import Records, read_record
 from ..data.sounds import Asked, load_window, read_queries, sound_files
@@ -131,7 +138,9 @@ def measure_folder(
         raise UserError(fault) if first else SystemExit(2)
     if not first:
         return None
-    return records.rows(name, _cannot_make, lambda: np.arange(len(paths)), inputs, block=BLOCK)
+    told = "gathering measurements"
+    count = np.arange(len(paths))
+    return records.rows(name, _cannot_make, lambda: count, inputs, block=BLOCK, told=told)
 
 # %% ../../nbs/results/folders.ipynb #620b050f
 def folder_inputs(
@@ -162,12 +171,15 @@ def _work(todo: list[Block], workers: int | None, alone: bool) -> None:
     wanted = (min(cores(), len(todo) // 8) if alone else 0) if workers is None else workers
     processes = min(wanted, len(todo))
     done = in_workers(measure_block, todo, processes if processes > 1 else 0)
-    for block, outcome in progress(done, "measuring", len(todo), "block"):
-        if outcome is not None:
-            raise UserError(
-                f"a worker process {outcome} on the sounds from {block.paths[0]} to "
-                f"{block.paths[-1].name}: try --workers 0, which says why"
-            )
+    count = sum(len(block.paths) for block in todo)
+    with progress(None, "measuring sounds", count, "sound") as bar:
+        for block, outcome in done:
+            if outcome is not None:
+                raise UserError(
+                    f"a worker process {outcome} on the sounds from {block.paths[0]} to "
+                    f"{block.paths[-1].name}: try --workers 0, which says why"
+                )
+            bar.update(len(block.paths))
 
 # %% ../../nbs/results/folders.ipynb #3638a77e
 def _first_fault(crew: Any, fault: str) -> str:
@@ -229,8 +241,8 @@ def check_reference(
     prepared = (dataset_dir(profile, name) / "features").exists()
     nets = [weights_file(profile, name, net) for net in ("audio-net", "mel-net")]
     if not all(path.exists() for path in nets):
-        close = [] if prepared else get_close_matches(name, profile.datasets, 1, 0.6)
-        then = f"did you mean {close[0]!r}?" if close else f"`clipsynth train metric-nets {name}`"
+        near = () if prepared else profile.datasets
+        then = did_you_mean(name, near, f"`clipsynth train metric-nets {name}`")
         raise UserError(f"no metric networks of {name!r} in profile {profile.name}: {then}")
     record = read_record(bench.records.folder / "real-test.safetensors")
     if not prepared and (record is None or record.inputs != bench.inputs()):
@@ -269,7 +281,10 @@ def score_folder(
         return None
     alone = own_groups(np.zeros(len(files), np.int16) if label is None else label)
     video, paired = (alone, False) if numbers is None else (numbers, True)
-    scores = score(found, label, video, real, chosen.eval.bootstrap, same_videos=paired)
+    _tell_still(list(files), found["still"])
+    with progress(None, "comparing with real test sound", 1, "set") as bar:
+        scores = score(found, label, video, real, chosen.eval.bootstrap, same_videos=paired)
+        bar.update()
     return FolderScores(
         scores=scores,
         dataset=bench.dataset,
@@ -282,6 +297,18 @@ def score_folder(
         networks={name: bench.weights[name] for name in ("audio-net", "mel-net")},
         usual=chosen.eval.samples,
     )
+
+# %% ../../nbs/results/folders.ipynb #e0c24186
+def _tell_still(names: list[str], still: np.ndarray) -> None:
+    "One notice for all sounds that are silent."
+    quiet = [name for name, one in zip(names, still, strict=True) if one]
+    if quiet:
+        more = f" and {len(quiet) - 3} more" if len(quiet) > 3 else ""
+        verb = "holds" if len(quiet) == 1 else "hold"
+        notice(
+            f"{len(quiet)} of {len(names)} sounds {verb} one value throughout, as silence does, and "
+            f"count as they are: {', '.join(quiet[:3])}{more}"
+        )
 
 # %% ../../nbs/results/folders.ipynb #53854618
 def _numbers(

@@ -58,6 +58,15 @@ def _cell(text: str, colour: str, verdict: bool) -> Cell:
     return Cell(parts[1], parts[2], shade) if parts else Cell(text, "", shade)
 
 
+def _told(named: Mapping[str, Cell]) -> tuple[str, str]:
+    "What a phone shows below the first cell of a row, and its colour."
+    for name in ("verdict", "test query", "asked with"):
+        if name in named and named[name].text != "–":
+            parts = [named[part].text for part in ("dataset", name) if part in named]
+            return ": ".join(parts), named[name].colour
+    return "", ""
+
+
 def cells_of(
     rows: Sequence[Sequence[str]],  # of `read_rows`
 ) -> tuple[list[str], list[Group]]:  # names of the columns, rows
@@ -76,7 +85,9 @@ def cells_of(
             _cell(line[i], line[hues[names[i]]] if names[i] in hues else "", "verdict" in names[i])
             for i in shown[grouped:]
         ]
-        groups[-1].lines.append(cells)
+        named = {names[i]: cell for i, cell in zip(shown[grouped:], cells, strict=True)}
+        first = Cell(cells[0].text, *_told(named))
+        groups[-1].lines.append([first, *cells[1:]])
     return [names[i] for i in shown[grouped:]], groups
 
 # %% ../../nbs/results/report_page.ipynb #72300826
@@ -109,7 +120,8 @@ def _figure_part(folder: Path, name: str, caption: str, alt: str) -> dict[str, A
     with Image.open(folder / name) as picture:
         width, height = picture.size
     size = {"width": width, "height": height}
-    return {"file": name, "caption": caption, "alt": alt, **size}
+    about = {"name": Path(name).stem, "file": name, "caption": caption, "alt": alt}
+    return {**about, **size}
 
 # %% ../../nbs/results/report_page.ipynb #51b90d43
 def section(
