@@ -9,6 +9,7 @@ __all__ = ['QUERIES', 'COSINES', 'TREATMENTS', 'LONG', 'TRAINED_LONG', 'Treatmen
 # %% ../../nbs/results/gap_training.ipynb #7104af69
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from ..base.process import UserError
 from ..engine.diffusion_task import DiffusionTask
 from ..engine.synth import Synthesizer
 from .bench import Bench
+from .gap_lab import fitted_bridges
 from clipsynth.results.small_models import (
     SEEDS,
     SOUNDS,
@@ -34,7 +36,7 @@ from .test_set import store_moments, trial_moments
 # %% ../../nbs/results/gap_training.ipynb #9759b549
 QUERIES = ("image", "text", "caption")  # a trial's picture, its label's prompt, a free caption
 COSINES = {"noise-50": 0.5, "noise-33": 0.33}  # between a training picture and itself with noise
-TREATMENTS = ("plain", *COSINES, "centred")
+TREATMENTS = ("plain", *COSINES, "centred", "diffusion")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,16 @@ def treatment(
             return F.normalize(query - means[kind], dim=-1)
 
         return Treatment(lambda pictures: centred("image", pictures), centred)
+    if name == "diffusion":
+        fitted = fitted_bridges(bench)[0]
+        kinds = {"text": "prompt", "caption": "caption"}
+        bridges = {kind: fitted.bridges(of)["diffusion"] for kind, of in kinds.items()}
+
+        def bridged(kind: str, query: torch.Tensor) -> torch.Tensor:
+            points, way = query.numpy(), bridges.get(kind)
+            return torch.from_numpy(way(points) if way else bridges["text"].through(points))
+
+        return Treatment(lambda pictures: bridged("image", pictures), bridged)
     raise UserError(f"no treatment {name!r}: choose one of {', '.join(TREATMENTS)}")
 
 # %% ../../nbs/results/gap_training.ipynb #949c46ec
@@ -100,7 +112,9 @@ def measure_treated(
     "Measurements of a small model trained with a treatment; trains only if it must."
     recipe = bench.profile.train_of(bench.dataset, "clipsynth")
     config = small_config(recipe, steps, seed)
-    settings = {"treatment": name, "cosine": COSINES.get(name, 1.0)}
+    settings: dict[str, Any] = {"treatment": name, "cosine": COSINES.get(name, 1.0)}
+    if name == "diffusion":
+        settings["fit"] = fitted_bridges(bench)[1]["inputs"]
 
     def task() -> DiffusionTask:
         how, frames = treatment(bench, name), None
