@@ -44,7 +44,8 @@ CHAPTERS: dict[str, list[Callable[[Bench], object]]] = {
     "mini-music": [table1.table1_records, systems.examples, zoo.zoo_records, fine_tuning.vocoder_records,
                    sampler_cost.sampler_records, gap.bridge_records, play.play_records, quality.quality_records,
                    offscreen.offscreen_records, audio_words.audio_words_records,
-                   gap_training.gap_training_records, gap_causes.gap_causes_records],
+                   gap_training.gap_training_records, gap_training.longer_records,
+                   gap_causes.gap_causes_records],
     "mini-vggsound": [table1.table1_records, zoo.zoo_records, fine_tuning.vocoder_records, quality.quality_records,
                       gap_training.gap_training_records],
 }
