@@ -41,7 +41,7 @@ def krippendorff_alpha(
     with np.errstate(invalid="ignore", divide="ignore"):
         return 1 - observed * (total.sum(1) - 1) / chance
 
-# %% ../../nbs/listen/agreement.ipynb #e037d838
+# %% ../../nbs/listen/agreement.ipynb #d67da597
 def agreement(
     votes: "pd.DataFrame",
     replicates: int = 500,
@@ -67,9 +67,7 @@ def agreement(
     return pd.DataFrame(rows, columns=["criterion", "alpha", "units", "answers"])
 
 
-def _interval(
-    counts: np.ndarray, item: np.ndarray, replicates: int, seed: int
-) -> Estimate | None:
+def _interval(counts: np.ndarray, item: np.ndarray, replicates: int, seed: int) -> Estimate | None:
     m = len(np.unique(item[counts.sum(1) > 1]))
     drawn = numpy_rng("agreement", seed=seed).standard_exponential((replicates, item.max() + 1))
     weights = np.concatenate([np.ones((1, len(item))), drawn[:, item]])
@@ -82,10 +80,12 @@ def _interval(
     value = float(values[0])
     return Estimate(value, value - half, min(1.0, value + half), value, n=m, unit="items")
 
-# %% ../../nbs/listen/agreement.ipynb #b5665fce
+# %% ../../nbs/listen/agreement.ipynb #f9aa3959
 def repeat_changes(
     votes: "pd.DataFrame",  # with the columns `trial` and `repeats`
-) -> "pd.DataFrame":  # listener, trial, criterion, change: 0 alike, 0.5 to or from a draw, 1 reversed
+) -> (
+    "pd.DataFrame"
+):  # listener, trial, criterion, change: 0 alike, 0.5 to or from a draw, 1 reversed
     "How each answer to a repeat differs from the first answer to its pair."
     again = votes[votes["kind"] == "repeat"]
     first = votes[["listener", "trial", "criterion", "left", "score"]]

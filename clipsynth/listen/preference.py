@@ -47,13 +47,15 @@ def systems_of(
     "The systems that were voted on."
     return sorted({*votes["left"], *votes["right"]})
 
-# %% ../../nbs/listen/preference.ipynb #918bf900
+# %% ../../nbs/listen/preference.ipynb #5eb51c0e
 def points(
     votes: "pd.DataFrame",  # of one criterion
     systems: list[str],
 ) -> tuple[np.ndarray, np.ndarray]:  # (votes, systems): what each got, and whether it was heard
     "Each vote's points for each system: 1, 0.5 or 0 for the two that were heard."
-    left, right = (votes[side].to_numpy()[:, None] == np.array(systems) for side in ("left", "right"))
+    left, right = (
+        votes[side].to_numpy()[:, None] == np.array(systems) for side in ("left", "right")
+    )
     score = votes["score"].to_numpy(dtype=float)[:, None]
     return left * score + right * (1 - score), (left | right).astype(float)
 
@@ -171,7 +173,7 @@ def difference_estimate(
     about: dict[str, Any] = {"n": listeners, "unit": "listeners", "df": plan.df}
     return Estimate(value, *ends, value, variance=(half / t) ** 2, **about), p
 
-# %% ../../nbs/listen/preference.ipynb #e86b6193
+# %% ../../nbs/listen/preference.ipynb #147ca98b
 def comparisons(
     votes: "pd.DataFrame",
     replicates: int = 500,  # of each kind
@@ -191,23 +193,34 @@ def comparisons(
             direct = got[(met[:, a] > 0) & (met[:, b] > 0), a]
             record = [int((direct == score).sum()) for score in (1.0, 0.5, 0.0)]
             rows.append([dataset, criterion, systems[a], systems[b], estimate, *record, p])
-    names = ["dataset", "criterion", "first", "second", "difference", "wins", "draws", "losses", "p"]
+    names = [
+        "dataset",
+        "criterion",
+        "first",
+        "second",
+        "difference",
+        "wins",
+        "draws",
+        "losses",
+        "p",
+    ]
     table = pd.DataFrame(rows, columns=names)
     known = table["p"].notna()
     table.loc[known, "p (Holm)"] = holm(table.loc[known, "p"].to_numpy())
     return table
 
-# %% ../../nbs/listen/preference.ipynb #2e8a95a2
+# %% ../../nbs/listen/preference.ipynb #c94ff6fb
 def side_bias(
     votes: "pd.DataFrame",
     replicates: int = 500,  # of each kind
     seed: int = 0,
 ) -> "pd.DataFrame":  # criterion, left (`Estimate`)
-    "How often the left sound is preferred, by criterion; raises `UserError`."
+    "How often the left sound is preferred, by criterion, where sides are known."
     import pandas as pd
 
-    rows = []
-    for criterion, some in counted(votes).groupby("criterion", sort=False):
+    rows, known = [], counted(votes)
+    known = known[known["sides"].astype(bool)] if "sides" in known else known
+    for criterion, some in known.groupby("criterion", sort=False):
         plan = resample(some, replicates, seed)
         values = plan.weights @ some["score"].to_numpy(dtype=float) / plan.weights.sum(1)
         rows.append([criterion, share_estimate(values[0], float(plan.variance(values)), plan)])
