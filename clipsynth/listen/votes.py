@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'Rows', 'Opened', 'open_test', 'from_server', 'from_page', 'from_webmushra', 'read_votes']
 
-# %% ../../nbs/listen/votes.ipynb #b316ba96
+# %% ../../nbs/listen/votes.ipynb #a54d5bfd
 import json
 import re
 import sqlite3
@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import numpy as np
 
 from ..base.process import UserError, notice
 from ..data.untrusted import csv_rows, is_safe, read_text, shown
@@ -197,7 +195,7 @@ def read_votes(
     table = pd.DataFrame(list(rows.values()), columns=list(COLUMNS))
     return _once(table)
 
-# %% ../../nbs/listen/votes.ipynb #73839843
+# %% ../../nbs/listen/votes.ipynb #0fc6a1e4
 def _opened_vote(raw: Mapping[str, Any], test: Opened, file: Path) -> dict[str, Any]:
     "A vote with what the key says of its trial; raises `UserError`."
     for name in ("vote_id", "listener", "trial"):
@@ -208,25 +206,23 @@ def _opened_vote(raw: Mapping[str, Any], test: Opened, file: Path) -> dict[str, 
     if test.design and design not in (None, test.design) or trial not in test.trials:
         raise UserError(f"{vote}: its trial or its design is not this key's: is it another test's?")
     if test.slots and slot is not None:
-        if slot not in range(len(test.slots)) or trial not in test.slots[slot]:
+        good = type(slot) is int and slot in range(len(test.slots))
+        if not good or trial not in test.slots[slot]:
             raise UserError(
                 f"{vote}: trial {trial} was not given to this listener: take the file out"
             )
-    if criterion not in CRITERIA:
+    if not isinstance(criterion, str) or criterion not in CRITERIA:
         raise UserError(f"{vote}: no criterion {shown(criterion)}: is it another test's?")
-    names = ("score", "seconds", "played_left", "played_right")
+    names = ("score", "seconds", "played_left", "played_right", "position")
     numbers = {name: _number(raw.get(name), f"{vote}: {name}") for name in names}
     if numbers["score"] not in (0.0, 0.5, 1.0):
         raise UserError(f"{vote}: its score is none of 0, 0.5 and 1: restore the file")
-    sealed, order = test.trials[trial], raw.get("position")
+    sealed, order, began = test.trials[trial], numbers.pop("position"), raw.get("started")
+    if not (began is None or isinstance(began, str) and len(began) < 100):
+        raise UserError(f"{vote}: started {shown(began)} is no date: restore the file")
     about = {name: sealed[name] for name in _SEALED}
     more = {"clip": sealed.get("clip"), "repeats": sealed.get("repeats")}
-    about |= {
-        "order": order,
-        "started": raw.get("started"),
-        "sides": raw.get("sides", True),
-        **more,
-    }
+    about |= {"order": order, "started": began, "sides": raw.get("sides", True), **more}
     return {
         **{k: raw[k] for k in ("vote_id", "listener", "trial", "criterion")},
         **numbers,
@@ -238,7 +234,7 @@ def _number(value: Any, what: str) -> float:  # NaN where it is not known
     if value is None:
         return float("nan")
     good = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not good or not np.isfinite(value) or value < 0:
+    if not good or not 0 <= value < 1e9:
         raise UserError(f"{what} {str(value)[:40]!r} is no number, 0 or more: restore the file")
     return float(value)
 
