@@ -1,5 +1,6 @@
 """The analysis of a listening test: oracles, intervals that hold the truth, votes from every form, the chapter."""
 
+import hashlib
 import json
 import re
 import sqlite3
@@ -155,9 +156,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, pd.DataFrame]
 
 def raw(vote: pd.Series) -> dict:
     """A vote as a page sends it."""
-    number = f"{vote['listener']} {vote['vote_id']}"
-    vote_id = f"{int.from_bytes(number.encode()[-14:], 'big'):032x}"
-    return {"vote_id": vote_id, "position": vote["order"] + 1,
+    return {"vote_id": hashlib.md5(vote["vote_id"].encode()).hexdigest(), "position": vote["order"] + 1,
             **{name: vote[name] for name in ("trial", "criterion", "score", "seconds", "played_left", "played_right")}}
 
 

@@ -72,7 +72,7 @@ def true_scores(
         found[system] = float(np.mean([win + draw / 2 for win, draw in others]))
     return found
 
-# %% ../../nbs/listen/simulate.ipynb #a1e226b8
+# %% ../../nbs/listen/simulate.ipynb #e641ef2f
 def rehearsed(
     test: ListeningTest,
     key: Mapping[str, Any],  # of `test_folder.read_key`
@@ -103,7 +103,14 @@ def ballots(
             pair, who = trial.pair, f"simulated-{number}"
             about = (pair.dataset, pair.query)
             for criterion in trial.criteria:
-                known = (f"{trial.id}-{criterion}", who, trial.id, trial.kind, *about, criterion)
+                known = (
+                    f"{who}-{trial.id}-{criterion}",
+                    who,
+                    trial.id,
+                    trial.kind,
+                    *about,
+                    criterion,
+                )
                 rest = (
                     pair.left,
                     pair.right,
