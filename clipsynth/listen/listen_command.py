@@ -6,7 +6,7 @@
 __all__ = ['Build', 'read_texts', 'Serve', 'Export']
 
 # %% ../../nbs/listen/listen_command.ipynb #11e59854
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,12 +49,13 @@ class Build(Verb):
     def run(self, profile: Profile) -> None:
         "A folder, and where its key is."
         from clipsynth.listen.design import Plan, check_plan
-        from clipsynth.listen.test_folder import Rules, build_test, check_rules, check_texts
+        from clipsynth.listen.building import build_test, check_texts
+        from clipsynth.listen.test_folder import Rules, check_rules
 
-        same = ("listeners", "pairs", "form", "criteria", "identical", "noise", "repeats")
-        plan = Plan(**{name: getattr(self, name) for name in (*same, "practice", "seed")})
-        same = ("headphones", "headphone_trials", "headphone_right")
-        rules = Rules(max_age_hours=self.max_age, **{name: getattr(self, name) for name in same})
+        mine = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        plan = Plan(**{field.name: mine[field.name] for field in fields(Plan)})
+        checks = {name: mine[name] for name in mine if name.startswith("headphone")}
+        rules = Rules(max_age_hours=self.max_age, **checks)
         texts = read_texts(self.texts) if self.texts else {}
         check_plan(plan)  # before the work
         check_rules(rules)

@@ -83,6 +83,8 @@ async def _body(request: "Request", limits: Limits) -> Any:
     "The JSON of a request; raises `Refused`."
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
         raise Refused(415, "send application/json")
+    from starlette.requests import ClientDisconnect
+
     data = bytearray()
 
     async def read() -> None:
@@ -96,6 +98,8 @@ async def _body(request: "Request", limits: Limits) -> Any:
         return json.loads(data.decode("utf-8"), parse_constant=_no_number)
     except asyncio.TimeoutError:
         raise Refused(408, "the request took too long") from None
+    except ClientDisconnect:
+        raise Refused(400, "cut off") from None
     except (ValueError, RecursionError):
         raise Refused(400, "no JSON") from None
 
@@ -241,6 +245,8 @@ def make_app(
 
     async def fault(_: "Request", error: Exception) -> "Response":
         status = getattr(error, "status_code", 500)
+        if status == 500:
+            notice(f"a request was answered by 500 ({type(error).__name__}: {error})")
         return PlainTextResponse(f"{status}\n", status, headers=HEADERS)
 
     posts = {"start": do.start, "votes": do.take, "headphones": do.headphones, "finish": do.finish}

@@ -37,7 +37,9 @@ class TrialWidget:
         if not 0 <= slot < len(test.design["slots"]):
             raise UserError(f"no list {slot}: this test has {len(test.design['slots'])}, from 0")
         self.test, self.slot, self.clock = test, slot, clock
-        self.trials, self.votes, self.at = test.of_slot(slot), [], 0  # type: ignore[var-annotated]
+        self.trials, self.at = test.of_slot(slot), 0
+        self.votes: list[dict[str, Any]] = []
+        self.playing: tuple[str, float] | None = None  # side, and when it began
         self.listener, self.code = secrets.token_hex(16), secrets.token_hex(4).upper()
         self._by_id = {trial["id"]: trial for trial in self.trials}
         self._begun = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
@@ -57,7 +59,7 @@ class TrialWidget:
     def _show(self) -> None:
         import ipywidgets as w
 
-        self.played, self.playing = {side: 0.0 for side in _SIDES}, None  # type: tuple[str, float] | None
+        self.played, self.playing = {side: 0.0 for side in _SIDES}, None
         self.audio.value, self.questions = b"", {}
         if self.at == len(self.trials):
             self.title.value, self.asked.children = "<h4>Thank you</h4>", ()

@@ -21,7 +21,8 @@ function el(tag, more = {}, ...inside) {
 const paragraphs = (all) => [].concat(all).map((text) => el("p", {}, text));
 
 /* What is kept in the browser, so that a reload goes on where it was. */
-let state = null, leavable = true;
+const LATE = "You were here before, but too long ago: the test begins anew.";
+let state = null, leavable = true, late = false;
 function keep() {
   try { localStorage.setItem(KEPT, JSON.stringify(state)); } catch { leavable = false; }
 }
@@ -31,7 +32,7 @@ function kept() {
     if (!found || typeof found.started !== "number" || !Array.isArray(found.votes)) return null;
     if (Date.now() - found.started <= rules.max_age_hours * 3600e3) return found;
     localStorage.removeItem(KEPT);
-    say("You were here before, but too long ago: the test begins anew.");
+    late = true;
   } catch { /* nothing kept, or nothing can be */ }
   return null;
 }
@@ -171,6 +172,7 @@ function screen(title, ...inside) {
   $("done").max = total || 1;
   $("done").value = at;
   $("place").textContent = "";
+  say("");
   window.scrollTo(0, 0);
   head.focus();
 }
@@ -183,6 +185,7 @@ function consent() {
     try { await unlock(); await begin(); sound(); }
     catch (error) { event.target.disabled = false; if (error.message) trouble(error.message); }
   })));
+  if (late) say(LATE);
 }
 async function begin() {
   if (location.protocol === "file:") throw new Error("A browser does not let a page that was opened from the disk read its sounds: put the folder on a web server, or run `clipsynth listen serve`.");
@@ -219,15 +222,13 @@ function sound() {
   });
 }
 function tones(soft, flipped) {
-  const rate = context.sampleRate, buffer = context.createBuffer(2, Math.round(4 * rate), rate);
+  const rate = context.sampleRate, long = Math.round(rules.tone_seconds * rate), ramp = 0.1 * long;
+  const buffer = context.createBuffer(2, 4 * long, rate);
   for (let side = 0; side < 2; side++) {
     const data = buffer.getChannelData(side);
     for (let tone = 0; tone < 3; tone++) {
-      const level = 0.25 * (tone === soft ? 0.5 : 1) * (side && tone === flipped ? -1 : 1), start = Math.round(1.5 * tone * rate);
-      for (let n = 0; n < rate; n++) {
-        const edge = Math.min(1, n / (0.1 * rate), (rate - 1 - n) / (0.1 * rate));
-        if (start + n < data.length) data[start + n] = level * edge * Math.sin(2 * Math.PI * 200 * n / rate);
-      }
+      const level = 0.25 * (tone === soft ? 0.5 : 1) * (side && tone === flipped ? -1 : 1), start = Math.round(1.5 * tone * long);
+      for (let n = 0; n < long; n++) data[start + n] = level * Math.min(1, n / ramp, (long - 1 - n) / ramp) * Math.sin(2 * Math.PI * 200 * n / rate);
     }
   }
   return buffer;
@@ -290,7 +291,6 @@ function forward() {
 }
 async function trial(own) {
   const title = state.at < state.practice.length ? `Practice ${state.at + 1} of ${state.practice.length}` : `Pair ${state.at - state.practice.length + 1} of ${state.trials.length}`;
-  say("");
   let both;
   try { await loadAll(); both = await Promise.all([decoded(own.left), decoded(own.right)]); }
   catch { trouble("A sound could not be loaded. Check your connection, then reload the page: your answers are kept."); return; }
@@ -378,7 +378,7 @@ insist("api/state").then(async (answer) => {
   }
   try { localStorage.removeItem(KEPT); } catch { /* none */ }
   state = null;
+  late = answer.status === 410;
   consent();
-  say(answer.status === 410 ? "You were here before, but too long ago: the test begins anew." : "");
 });
 })();
