@@ -19,13 +19,14 @@ from clipsynth.base.hashing import numpy_rng
 from clipsynth.base.process import UserError
 from clipsynth.base.tables import read_table
 from clipsynth.listen.agreement import krippendorff_alpha
+from clipsynth.listen.building import build_test
 from clipsynth.listen.design import CRITERIA, REAL, Choices, Plan, lay_out
 from clipsynth.listen.exclusions import screen
 from clipsynth.listen.preference import comparisons, points, resample, scores
 from clipsynth.listen.simulate import Truth, ballots, rehearsed, simulate, true_scores
 from clipsynth.listen.sounds import SoundKey, Sounds
 from clipsynth.listen.strengths import chances, fit_strengths, strengths
-from clipsynth.listen.test_folder import build_test, read_key, read_test
+from clipsynth.listen.test_folder import read_key, read_test
 from clipsynth.listen.vote_store import VoteFile
 from clipsynth.listen.votes import COLUMNS, open_test, read_votes
 

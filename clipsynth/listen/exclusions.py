@@ -40,7 +40,7 @@ def attention_answers(
     answers = pd.concat([part[[*columns, "wrong"]] for part in parts])
     return answers.groupby(columns)["wrong"].mean().reset_index()
 
-# %% ../../nbs/listen/exclusions.ipynb #37a3429d
+# %% ../../nbs/listen/exclusions.ipynb #76cad27e
 class Screened(NamedTuple):
     "The votes that count, and what was excluded by which rule."
 
@@ -84,7 +84,7 @@ def screen(
     table = pd.DataFrame(rows, columns=["rule", "listeners", "votes"])
     return Screened(rest.reset_index(drop=True), table)
 
-
+# %% ../../nbs/listen/exclusions.ipynb #e9c5e2be
 def _shares(good: "pd.Series", of: "pd.Series", least: float) -> "pd.Index[Any]":
     share = good.groupby(of).mean()
     return share.index[share < least]

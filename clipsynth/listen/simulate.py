@@ -72,7 +72,7 @@ def true_scores(
         found[system] = float(np.mean([win + draw / 2 for win, draw in others]))
     return found
 
-# %% ../../nbs/listen/simulate.ipynb #e641ef2f
+# %% ../../nbs/listen/simulate.ipynb #c1efbb3e
 def rehearsed(
     test: ListeningTest,
     key: Mapping[str, Any],  # of `test_folder.read_key`
@@ -90,7 +90,7 @@ def rehearsed(
             slots[-1].append(Trial(public["id"], about["kind"], pair, criteria, about["repeats"]))
     return slots
 
-
+# %% ../../nbs/listen/simulate.ipynb #0a6b8164
 def ballots(
     slots: Sequence[Sequence[Trial]],  # for each listener, in order
 ) -> "pd.DataFrame":  # a row for each answer that is asked for, with `votes.COLUMNS`

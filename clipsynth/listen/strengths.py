@@ -30,7 +30,7 @@ def chances(
     total = up + down + tie
     return up / total, tie / total
 
-# %% ../../nbs/listen/strengths.ipynb #3e016d43
+# %% ../../nbs/listen/strengths.ipynb #f0860631
 PRIOR = 0.01  # weight of the squared strengths beside the log-likelihood
 
 
@@ -59,7 +59,7 @@ def fit_strengths(
         x += np.clip(_newton(met, share, draw, some, prior, gradient), -1, 1)
     raise UserError("no strengths found in 100 steps: are there systems with hardly any votes?")
 
-
+# %% ../../nbs/listen/strengths.ipynb #7aa7bfe7
 def _newton(
     met: np.ndarray,
     share: np.ndarray,

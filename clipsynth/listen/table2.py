@@ -176,7 +176,7 @@ def table2(
         lines.append(line)
     return pd.DataFrame(lines)
 
-# %% ../../nbs/06_listen.ipynb #c4c78d0b
+# %% ../../nbs/06_listen.ipynb #3c47ef84
 CLAIMS = (  # what is said; the paper's column; criterion; who is better than whom
     ("CLIPRetriever is better than CLIPSynth", "", "quality", "retriever", "clipsynth"),
     ("CLIPRetriever is better than CLIPSynth", "", "relevance", "retriever", "clipsynth"),
@@ -198,7 +198,7 @@ CLAIMS = (  # what is said; the paper's column; criterion; who is better than wh
     ),
 )
 
-
+# %% ../../nbs/06_listen.ipynb #db7312dc
 def claims(
     rows: list[Row],
     columns: Mapping[str, str],  # dataset -> "music" or "vggsound"

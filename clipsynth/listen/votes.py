@@ -55,7 +55,7 @@ def open_test(
     rules = Rules(**test.design["rules"])
     return Opened(trials, rules, test.digest, tuple(map(frozenset, slots)), min(lengths))
 
-# %% ../../nbs/listen/votes.ipynb #754ca858
+# %% ../../nbs/listen/votes.ipynb #59d19588
 _RAW = (
     "vote_id", "trial", "criterion", "score", "seconds", "played_left", "played_right",
     "position", "at",
@@ -83,7 +83,7 @@ def from_server(
             "file beside it if there is one, in a folder that you may write to"
         ) from None
 
-
+# %% ../../nbs/listen/votes.ipynb #f7fd0ad5
 def _json(path: str | Path) -> Any:
     try:
         if Path(path).stat().st_size > 5_000_000:
@@ -195,7 +195,7 @@ def read_votes(
     table = pd.DataFrame(list(rows.values()), columns=list(COLUMNS))
     return _once(table)
 
-# %% ../../nbs/listen/votes.ipynb #0fc6a1e4
+# %% ../../nbs/listen/votes.ipynb #73385619
 def _opened_vote(raw: Mapping[str, Any], test: Opened, file: Path) -> dict[str, Any]:
     "A vote with what the key says of its trial; raises `UserError`."
     for name in ("vote_id", "listener", "trial"):
@@ -238,7 +238,7 @@ def _number(value: Any, what: str) -> float:  # NaN where it is not known
         raise UserError(f"{what} {str(value)[:40]!r} is no number, 0 or more: restore the file")
     return float(value)
 
-
+# %% ../../nbs/listen/votes.ipynb #3d175133
 def _once(table: "pd.DataFrame") -> "pd.DataFrame":
     "The first answer of each listener to each question."
     again = table.duplicated(["listener", "trial", "criterion"])
