@@ -43,11 +43,11 @@ setup(
     license="Apache-2.0",
     keywords=about["keywords"].split(),
     packages=find_packages(include=["clipsynth", "clipsynth.*"]),
-    package_data={about["lib_name"]: ["results/page/*"]},  # the report's template, style sheet and script
+    package_data={about["lib_name"]: ["results/page/*", "listen/static/*"]},  # templates, style sheets, scripts
     python_requires=f">={about['min_python']}",
     install_requires=about["requirements"].split() + about["pip_requirements"].split(),
     extras_require={name: about[f"{name}_requirements"].split()
-                    for name in ("dev", "download", "export", "cluster", "outside", "judges")},
+                    for name in ("dev", "download", "export", "cluster", "outside", "judges", "listen")},
     entry_points={
         "console_scripts": about["console_scripts"].split(),
         "nbdev": [f"{about['lib_name']}={about['lib_name']}._modidx:d"],

@@ -14,12 +14,14 @@ from clipsynth.base.profiles import profile
 from clipsynth.base.records import TOLERANCE, Finding, Records, read_record
 from clipsynth.base.weights import load_weights, save_weights
 from clipsynth.engine import queries, sampling
+from clipsynth.listen import table2
 from clipsynth.model import samplers
 from clipsynth.results import (
     audio_words,
     fine_tuning,
-    gap,
     gap_causes,
+    gap_lab,
+    gap_queries,
     gap_training,
     offscreen,
     play,
@@ -42,12 +44,13 @@ MINI = profile("mini")
 
 CHAPTERS: dict[str, list[Callable[[Bench], object]]] = {
     "mini-music": [table1.table1_records, systems.examples, zoo.zoo_records, fine_tuning.vocoder_records,
-                   sampler_cost.sampler_records, gap.bridge_records, play.play_records, quality.quality_records,
+                   sampler_cost.sampler_records, gap_queries.gap_query_records, gap_lab.lab_records,
+                   play.play_records, quality.quality_records,
                    offscreen.offscreen_records, audio_words.audio_words_records,
                    gap_training.gap_training_records, gap_training.longer_records,
-                   gap_causes.gap_causes_records],
+                   gap_causes.gap_causes_records, table2.listen_records],
     "mini-vggsound": [table1.table1_records, zoo.zoo_records, fine_tuning.vocoder_records, quality.quality_records,
-                      gap_training.gap_training_records],
+                      gap_queries.gap_query_records, gap_lab.lab_records, table2.listen_records],
 }
 
 

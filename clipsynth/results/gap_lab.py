@@ -103,7 +103,13 @@ def bridged_sounds(
     if bridge not in UNFITTED:
         settings["fit"] = fitted_bridges(bench)[1]["inputs"]
     return bench.rows(
-        name, make, lambda: bench.trials.row[:SOUNDS], model, settings=settings, tolerance=COARSE
+        name,
+        make,
+        lambda: bench.trials.row[:SOUNDS],
+        model,
+        settings=settings,
+        audit=1,  # there are a hundred of them
+        tolerance=COARSE,
     )
 
 # %% ../../nbs/results/gap_lab.ipynb #5bdba67b

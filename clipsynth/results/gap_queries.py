@@ -7,11 +7,12 @@ __all__ = ['KINDS', 'SOUNDS', 'TRAITS', 'has_captions', 'told', 'trial_captions'
            'picture_axes', 'read_traits', 'read_class', 'gap_query_records']
 
 # %% ../../nbs/results/gap_queries.ipynb #b08fef31
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..base.hashing import numpy_rng
+from ..base.records import Rows
 from ..model.bridges import normalize_rows
 from ..model.inputs import prompt
 from .bench import Bench
@@ -31,6 +32,14 @@ def has_captions(
 ) -> bool:
     "Whether free captions of a dataset are known: of the mini worlds they are."
     return bench.dataset in LABELLED
+
+
+def _once(
+    bench: Bench, name: str, make: Rows, needs: Callable[[], np.ndarray]
+) -> dict[str, np.ndarray]:
+    "A record that is read, or audited, once on a bench."
+    found: dict[str, np.ndarray] = bench.get(name, lambda: bench.rows(name, make, needs))
+    return found
 
 # %% ../../nbs/results/gap_queries.ipynb #17b63554
 def told(
@@ -61,7 +70,7 @@ def trial_captions(
             "traits": np.array([m.seen.traits for m in moments], np.float16),
         }
 
-    return bench.rows("trial-captions", make, lambda: bench.trials.row)
+    return _once(bench, "trial-captions", make, lambda: bench.trials.row)
 
 # %% ../../nbs/results/gap_queries.ipynb #25f02f66
 def prompt_embeddings(
@@ -81,7 +90,8 @@ def prompt_embeddings(
         return {"embedding": normalize_rows(mean).astype(np.float32)}
 
     name = "embeddings-ensemble" if ensemble else "embeddings-text"
-    return bench.rows(name, make, lambda: np.zeros((len(names), 0), np.int64))["embedding"]
+    empty = np.zeros((len(names), 0), np.int64)  # they need no row of the store
+    return _once(bench, name, make, lambda: empty)["embedding"]
 
 
 def _frames(bench: Bench) -> Sequence[str]:
@@ -98,7 +108,7 @@ def picture_embeddings(
         found = bench.store.embedding[trials.row[some], trials.second[some]]
         return {"embedding": found.astype(np.float32)}
 
-    return bench.rows("embeddings-image", make, lambda: bench.trials.row)["embedding"]
+    return _once(bench, "embeddings-image", make, lambda: bench.trials.row)["embedding"]
 
 # %% ../../nbs/results/gap_queries.ipynb #63f52edd
 def picture_axes(
@@ -122,7 +132,10 @@ def picture_axes(
         weight = np.linalg.solve(x.T @ x + penalty, x.T @ y)
         return {"classes": means.astype(np.float32), "traits": weight.astype(np.float32)}
 
-    return bench.aggregate("picture-axes", make, settings={"most": most, "ridge": ridge})
+    settings = {"most": most, "ridge": ridge}
+    whole = lambda: bench.aggregate("picture-axes", make, settings=settings)
+    axes: dict[str, np.ndarray] = bench.get(f"picture axes {settings}", whole)
+    return axes
 
 
 def read_traits(
