@@ -25,7 +25,8 @@ from .design import REAL, WHITE, Choices, Pair
 from ..model.audio import AUDIO, from_int16, load_audio, resample
 from ..results.baselines import CLIPRetriever
 from ..results.bench import Bench
-from ..results.systems import Key, nearest, queries
+from ..results.system_list import Key
+from ..results.systems import nearest, queries
 
 # %% ../../nbs/listen/sounds.ipynb #ed4fd2f1
 class SoundKey(NamedTuple):

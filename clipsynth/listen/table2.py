@@ -25,11 +25,11 @@ from ..model.audio import log_mel
 from ..results.baselines import paper_table
 from ..results.bench import Bench
 from ..results.intervals import class_accuracy, interval, weighted_mean
+from ..results.system_list import Key, system_sounds
 from clipsynth.results.systems import (
     measure_model,
     measure_retrieved,
     nearest,
-    system_sounds,
 )
 from ..results.table1 import compact
 from ..results.test_set import trial_record

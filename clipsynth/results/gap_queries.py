@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'SOUNDS', 'TRAITS', 'has_captions', 'told', 'trial_captions'
 
 # %% ../../nbs/results/gap_queries.ipynb #b08fef31
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -133,7 +134,7 @@ def picture_axes(
         return {"classes": means.astype(np.float32), "traits": weight.astype(np.float32)}
 
     settings = {"most": most, "ridge": ridge}
-    whole = lambda: bench.aggregate("picture-axes", make, settings=settings)
+    whole = partial(bench.aggregate, "picture-axes", make, settings=settings)
     axes: dict[str, np.ndarray] = bench.get(f"picture axes {settings}", whole)
     return axes
 
