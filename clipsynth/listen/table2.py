@@ -25,7 +25,7 @@ from ..model.audio import log_mel
 from ..results.baselines import paper_table
 from ..results.bench import Bench
 from ..results.intervals import class_accuracy, interval, weighted_mean
-from ..results.system_list import Key, system_sounds
+from ..results.system_list import system_sounds
 from clipsynth.results.systems import (
     measure_model,
     measure_retrieved,
