@@ -58,7 +58,17 @@ def captions_of(
     moments = moments_at(dataset, worlds[dataset], clips, seconds)
     return [moment.caption.text for moment in moments]
 
-# %% ../../nbs/engine/bridging.ipynb #39840d31
+# %% ../../nbs/engine/bridging.ipynb #2287c200
+def _encoder_of(store: Any, profile: Profile, device: str) -> Any:  # a `Store`, a `QueryEncoder`
+    from clipsynth.model.query import QueryEncoder
+
+    encoder = QueryEncoder(profile.clip, device, profile)
+    if encoder.digest != store.clip_digest:
+        told = f"the store has embeddings of another CLIP than clip={encoder.name}"
+        raise UserError(f"{told}: {store.remedy}")
+    return encoder
+
+# %% ../../nbs/engine/bridging.ipynb #17e27839
 class _Sources:
     "What the bridges of a dataset are fitted to."
 
@@ -92,12 +102,8 @@ class _Sources:
     def embeddings(self, device: str) -> dict[str, Any]:  # what `fit` takes
         "Pictures, texts, memory and pairs by one CLIP; raises `UserError`."
         from clipsynth.engine.diffusion_task import training_memory
-        from clipsynth.model.query import QueryEncoder
 
-        encoder = QueryEncoder(self.profile.clip, device, self.profile)
-        if encoder.digest != self.store.clip_digest:
-            told = f"the store has embeddings of another CLIP than clip={encoder.name}"
-            raise UserError(f"{told}: {self.store.remedy}")
+        encoder = _encoder_of(self.store, self.profile, device)
         pictures = np.asarray(self.store.embedding[self.row, self.second], dtype=np.float32)
         found: dict[str, Any] = {"pictures": pictures, "pairs": None}
         found["texts"] = {kind: encoder.text(some).numpy() for kind, some in self.texts.items()}

@@ -55,7 +55,7 @@ def parts_of(
         parts["bridges"] = fitted
     return parts
 
-# %% ../../nbs/engine/cards.ipynb #45329614
+# %% ../../nbs/engine/cards.ipynb #bdbdd7c4
 USE = """\
 ```python
 from clipsynth.engine.hub import from_pretrained
@@ -72,7 +72,7 @@ LIMITS = """\
 - Queries go through CLIP, with its biases; one far from the training pictures gives a sound, too.
 - Sounds are generated: say so where they are published."""
 
-
+# %% ../../nbs/engine/cards.ipynb #45329614
 def model_card(
     dataset: str,
     model: str = "clipsynth",

@@ -132,10 +132,8 @@ class Words:
         fitted, config = load_bridges(self._bridges_file)
         inputs, trained = config["inputs"], load_config(self.paths[self.model]).get("store")
         if inputs["store"] != trained:
-            raise UserError(
-                f"{self._bridges_file}: {self.model} was trained on other pictures than these "
-                f"bridges were fitted to; fit them again with {fit_again}"
-            )
+            told = f"{self.model} was trained on other pictures than {self._bridges_file}"
+            raise UserError(f"{told}: fit that again with {fit_again}")
         if self.kind == "prompt" and inputs["prompt"] != self.prompt:
             notice(f"bridges were fitted to {inputs['prompt']!r}, the prompt is {self.prompt!r}")
         return fitted.bridges(self.kind)

@@ -26,13 +26,13 @@ from .specvqgan import SpecVQGAN, load_specvqgan
 from .test_set import COARSE, coarse, manifest, moments, reference, trial_record
 from .trials import windows_of
 
-# %% ../../nbs/results/systems.ipynb #d5e8bef5
+# %% ../../nbs/results/systems.ipynb #b133cd8a
 TABLE_BRIDGES = {  # bridges that have rows in Table 1, and what they are called there
     "mean-shift": "mean shift",
     "memory": "memory projection",
 }
 
-
+# %% ../../nbs/results/systems.ipynb #d5e8bef5
 def queries(
     bench: Bench,
     modality: str,  # "text" or "image"
