@@ -11,7 +11,8 @@ import json
 import math
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from clipsynth.listen.design import (
     CRITERIA,
     REAL,
     Choices,
+    Pair,
     Plan,
     Trial,
     lay_out,
@@ -71,16 +73,17 @@ def names_of(
     return found
 
 
-def _practice(choices: Mapping[str, Choices], plan: Plan, real: Sequence[Any], salt: str) -> list[Trial]:
+def _practice(
+    choices: Mapping[str, Choices], plan: Plan, real: Sequence[Pair], salt: str
+) -> list[Trial]:
     "The same few trials for all: real sound against noise, or a first pair of systems."
     listed = replace(plan, listeners=1, pairs=max(1, plan.practice), form="together")
     listed = replace(listed, identical=0, noise=0, repeats=0, practice=0)
     pairs = [*real[: plan.practice]]
     pairs += [trial.pair for trial in lay_out(choices, listed, f"{salt}/practice")[0]]
     names = [sound_name(salt, "practice", "", "", str(n)) for n in range(plan.practice)]
-    return [
-        Trial(name, "practice", pair, plan.criteria) for name, pair in zip(names, pairs, strict=False)
-    ]
+    known = zip(names, pairs, strict=False)
+    return [Trial(name, "practice", pair, plan.criteria) for name, pair in known]
 
 # %% ../../nbs/listen/building.ipynb #854083fc
 def build_test(
@@ -113,8 +116,7 @@ def build_test(
     used = {key: wave for key, wave in sounds.waves.items() if key in {*names.values()}}
     matched = match_sounds(replace(sounds, waves=used), seconds)
     key_text, sha = seal(_key(salt, plan, names, matched, every))
-    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
-    try:
+    with _folder(folder) as work:
         about = _write_sounds(work / "sounds", matched, names)
         design = _design(plan, rules, texts, sha, about)
         design["practice"] = [public_trial(trial, salt) for trial in practice]
@@ -122,12 +124,20 @@ def build_test(
         write_text(work / "design.json", json.dumps(design, ensure_ascii=False) + "\n")
         write_text(work / "index.html", listening_page(design, digest(work / "design.json")))
         write_atomic(key_file, lambda part: _write_private(part, key_text))
+    return key_file
+
+# %% ../../nbs/listen/building.ipynb #587fb866
+@contextmanager
+def _folder(folder: Path) -> Iterator[Path]:
+    "Where to write; it becomes the folder when all of it is there."
+    work = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield work
         work.rename(folder)
     except OSError as error:
         raise UserError(f"cannot write {folder} ({error.strerror}): check the disk") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return key_file
 
 
 def _write_private(path: Path, text: str) -> None:
@@ -169,7 +179,7 @@ def _design(
         "sounds": sounds,
     }
 
-
+# %% ../../nbs/listen/building.ipynb #a2c99bba
 def check_texts(
     given: Mapping[str, Any],  # texts of the page by name: a string, or a list of paragraphs
 ) -> dict[str, Any]:  # all texts
@@ -180,7 +190,8 @@ def check_texts(
             raise UserError(f"texts: no {name!r}; there are {', '.join(texts)}")
         wanted = type(texts[name])
         parts = value if isinstance(value, list) else [value]
-        if not isinstance(value, wanted) or not all(isinstance(p, str) and p.strip() for p in parts):
+        full = all(isinstance(part, str) and part.strip() for part in parts)
+        if not isinstance(value, wanted) or not full:
             kind = "a list of paragraphs" if wanted is list else "a text"
             raise UserError(f"texts: {name} must be {kind}")
         texts[name] = value

@@ -47,7 +47,7 @@ class Plan:
 
     listeners: int = 30  # lists of trials; the paper's number
     pairs: int = 10  # that a listener compares; the paper's number
-    form: Literal["together", "passes"] = "together"  # all criteria on a screen, or one after another
+    form: Literal["together", "passes"] = "together"  # all criteria at once, or one by one
     criteria: tuple[str, ...] = tuple(CRITERIA)
     identical: int = 1  # attention trials: twice the same sound
     noise: int = 1  # attention trials: a real sound against white noise
@@ -221,7 +221,7 @@ def lay_out(
             slots[-1] += _ordered(part, criteria, again.count(turn), name, rng)
     return slots
 
-
+# %% ../../nbs/listen/design.ipynb #a1a41a3d
 def _ordered(
     part: list[tuple[str, Pair]],
     criteria: tuple[str, ...],
@@ -242,7 +242,7 @@ def _ordered(
         trials.append(Trial(id, "repeat", _swapped(trial.pair), criteria, trial.id))
     return trials
 
-
+# %% ../../nbs/listen/design.ipynb #d89cdc7b
 def short_hash(
     *parts: Any,
 ) -> str:  # 16 hexadecimal digits

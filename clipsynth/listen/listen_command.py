@@ -16,13 +16,13 @@ from ..base.config import Profile
 from ..base.process import UserError, progress
 from ..engine.verbs import Verb
 
-# %% ../../nbs/listen/listen_command.ipynb #45cbe528
+# %% ../../nbs/listen/listen_command.ipynb #41b5d0a4
 _Folder = Annotated[Positional[str], arg(metavar="FOLDER")]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Build(Verb):
-    "Make a listening test of trained systems, or of anyone's sounds."
+class _Asked(Verb):
+    "What a listening test is made of."
 
     folder: _Folder  # to be made; the sealed key is written beside it
     # a folder SYSTEM/QUERY.wav of sounds to compare, in place of the trained systems
@@ -45,6 +45,11 @@ class Build(Verb):
     headphone_right: int = 5  # answers that pass
     max_age: float = 24.0  # hours that a listener may take
     texts: str | None = None  # a YAML file: texts of the page, by name
+
+# %% ../../nbs/listen/listen_command.ipynb #45cbe528
+@dataclass(frozen=True, kw_only=True)
+class Build(_Asked):
+    "Make a listening test of trained systems, or of anyone's sounds."
 
     def run(self, profile: Profile) -> None:
         "A folder, and where its key is."
@@ -87,7 +92,7 @@ class Build(Verb):
         waves = {key: wave for part in parts for key, wave in part.waves.items()}
         return Sounds(parts[0].rate, waves)
 
-
+# %% ../../nbs/listen/listen_command.ipynb #96a1dd46
 def read_texts(
     path: str,  # YAML
 ) -> dict[str, Any]:
@@ -98,7 +103,9 @@ def read_texts(
         found = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise UserError(f"cannot read {path} ({reason}): give a YAML file of texts by name") from None
+        raise UserError(
+            f"cannot read {path} ({reason}): give a YAML file of texts by name"
+        ) from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds no texts by name: for example `title: My test`")
     return found
@@ -146,5 +153,5 @@ class Export(Verb):
         from clipsynth.listen.webmushra import export_webmushra
 
         made = export_webmushra(read_test(self.folder), self.output, self.page)
-        print(f"{self.output}: {len(made)} configurations; copy all of it into webMUSHRA's configs/")
+        print(f"{self.output}: {len(made)} configurations; copy it all into webMUSHRA's configs/")
         print(f"a listener's page is then webMUSHRA's index.html?config={made[0].name}, and so on")

@@ -75,7 +75,7 @@ def policy_of(
         ]
     )
 
-
+# %% ../../nbs/listen/page.ipynb #f31b2315
 def listening_page(
     design: Mapping[str, Any],  # public: of the test, or without what only a server may hand out
     digest: str,  # of the design

@@ -84,7 +84,7 @@ def webmushra_config(
     how = {"bufferSize": 2048, "stopOnErrors": True, "showButtonPreviousPage": False}
     return {**about, **how, "remoteService": "service/write.php", "pages": pages}
 
-
+# %% ../../nbs/listen/webmushra.ipynb #17fcebfc
 def export_webmushra(
     test: ListeningTest,
     folder: str | Path,  # to be made: what is in it goes into webMUSHRA's configs/
