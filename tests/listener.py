@@ -67,6 +67,8 @@ class Person:
     def __init__(self, page: Any, keys: bool = False):
         self.page, self.keys = page, keys
         self.seen: list[str] = []  # headings, in order
+        self.asked: list[tuple[str, ...]] = []  # what each trial asked
+        self.words: list[str] = []  # queries that were shown
 
     def heading(self) -> str:
         wait(self.page, "document.activeElement.tagName === 'H1'")
@@ -129,7 +131,10 @@ class Person:
         """One pair; every question gets the same answer."""
         self.seen.append(self.heading())
         self.hear()
-        for name in self.page.locator("fieldset").evaluate_all("all => all.map((f) => f.querySelector('input').name)"):
+        names = self.page.locator("fieldset").evaluate_all("all => all.map((f) => f.querySelector('input').name)")
+        self.asked.append(tuple(names))
+        self.words += self.page.locator(".query b").all_inner_texts()
+        for name in names:
             self.choose(name, score)
         self.press("Next")
 
@@ -141,4 +146,5 @@ class Person:
                 self.trial(score)
                 count -= 1
             else:
+                self.seen += [head] if head.startswith("Part") else []
                 self.press({"How it goes": "Practise", "Now the test itself": "Begin"}.get(head, "Go on"))

@@ -1,44 +1,29 @@
 """The listening test in a browser, as a listener takes it: static page and server, wide and narrow, mouse and keys."""
-import functools
-import http.server
 import json
 import re
-import shutil
 import signal
 import sqlite3
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from browser import Opened, browser_with, need_browser, static_host
 from conftest import BIN, start, wait_until
 from listener import EARS, QUERIES, Person, small_test
 
 from clipsynth.listen.test_folder import ListeningTest
 
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--mute-audio"]  # gestures unlock sound
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if not BROWSER:
-    pytest.skip("no browser: apt-get install chromium", allow_module_level=True)
+need_browser()
 pytest.importorskip("starlette", reason="no server: pip install clipsynth[listen]")
-
-
-class Opened(NamedTuple):
-    """A page, and what went wrong on it or left the machine."""
-    page: Any
-    faults: list[str]
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
+    """A browser in which only a gesture unlocks sound."""
+    with browser_with() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -49,15 +34,8 @@ def test(tmp_path_factory: pytest.TempPathFactory) -> ListeningTest:
 @pytest.fixture(scope="module")
 def host(test: ListeningTest) -> Iterator[str]:
     """The folder on a static web server."""
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(test.folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/index.html"
-    server.shutdown()
-    server.server_close()
+    with static_host(test.folder) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -154,33 +132,32 @@ def test_static_page_with_a_reload(browser: Any, test: ListeningTest, host: str,
     assert faults == []
 
 
-def test_static_page_on_a_phone_by_keys(test: ListeningTest, host: str, opened: Callable[..., Opened]) -> None:
-    """Keys alone, 390 pixels, every screen checked; the query is text, whatever it holds."""
-    page, faults = opened(f"{host}?slot=0", 390, color_scheme="dark", has_touch=True)
-    person = Person(page, keys=True)
-    person.press("I agree, begin")
-    person.press("Play a sound")
-    check_screen(page)
-    person.press("Go on")
-    check_screen(page)
-    person.check_headphones()
-    check_screen(page)
-    person.press("Practise")
-    assert person.heading() == "Practice 1 of 1"
-    assert page.locator("fieldset:disabled").count() == 3 and page.get_by_role("button", name="Next").is_disabled()
-    check_screen(page)
-    shown = set()
-    for _ in test.of_slot(0):
-        if person.heading() == "Now the test itself":
-            person.press("Begin")
-            person.heading()
-        shown.add(page.locator(".query b").inner_text())
-        person.trial("0")
-    assert shown <= {f"“{query}”" for query in QUERIES} and page.locator(".query b b").count() == 0
-    found = result_of(page)
-    check_screen(page)
+def test_passes_on_a_phone_by_keys(tmp_path: Path, opened: Callable[..., Opened]) -> None:
+    """Keys alone, 390 pixels, every screen checked; a question at a time, the query only where it is asked about."""
+    test = small_test(tmp_path / "test", form="passes", pairs=1)
+    with static_host(test.folder) as host:
+        page, faults = opened(f"{host}?slot=0", 390, color_scheme="dark", has_touch=True)
+        person = Person(page, keys=True)
+        person.press("I agree, begin")
+        person.press("Play a sound")
+        check_screen(page)
+        person.press("Go on")
+        check_screen(page)
+        person.check_headphones()
+        check_screen(page)
+        person.press("Practise")
+        assert person.heading() == "Practice 1 of 1"
+        assert page.locator("fieldset:disabled").count() == 3 and page.get_by_role("button", name="Next").is_disabled()
+        check_screen(page)
+        person.trials(len(test.of_slot(0)), "0")
+        found = result_of(page)
+        check_screen(page)
     check_votes(test, 0, found["votes"], 0)
-    assert faults == []
+    assert person.asked == [tuple(trial["criteria"]) for trial in test.of_slot(0)]
+    assert [head for head in person.seen if head.startswith("Part")] == [f"Part {n} of 3" for n in (1, 2, 3)]
+    wanted = [trial["query"] for trial in test.of_slot(0) if "relevance" in trial["criteria"]]
+    assert person.words == [f"“{query}”" for query in wanted] and {*wanted} <= {*QUERIES}
+    assert page.locator(".query b b").count() == 0 and faults == []
 
 
 def votes_in(test: ListeningTest) -> list[dict[str, Any]]:

@@ -1,53 +1,29 @@
 """The page of the reports works in a browser that is installed: sounds, keys, search, colours, every screen."""
-import functools
-import http.server
 import shutil
-import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from browser import Opened, browser_with, need_browser, static_host
 from conftest import ROOT
 
 REPORTS = ROOT / "reports"
 SOUNDS = {path.relative_to(REPORTS).as_posix() for path in (REPORTS / "gallery").rglob("*.ogg")}
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--mute-audio",
-         "--autoplay-policy=no-user-gesture-required"]
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-if not BROWSER:
-    pytest.skip("no browser: apt-get install chromium", allow_module_level=True)
-
-
-class Opened(NamedTuple):
-    """A page, and what went wrong on it or left the machine."""
-    page: Any
-    faults: list[str]
+need_browser()
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A browser of this machine; none is downloaded."""
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=BROWSER, args=FLAGS)
+    with browser_with("--autoplay-policy=no-user-gesture-required") as started:
         yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[str]:
     """The reports on a static web server."""
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(REPORTS)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/index.html"
-    server.shutdown()
-    server.server_close()
+    with static_host(REPORTS) as address:
+        yield address
 
 
 def opened(browser: Any, address: str, width: int = 1280, scheme: str = "light", **more: Any) -> Opened:

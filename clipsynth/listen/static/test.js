@@ -274,17 +274,17 @@ function forward() {
   const at = state.at, all = every();
   if (at >= all.length) { finish(); return; }
   const before = state.practice.length, own = all[at];
-  if (at === before && before && state.begun !== "trials") {
-    state.begun = "trials"; keep();
+  if (at === before && before && !state.begun) {
+    state.begun = true; keep();
     screen("Now the test itself", ...paragraphs(texts.begin), next(go("Begin", forward)));
     return;
   }
   const parts = state.trials.map((trial) => trial.criteria.join()), turn = parts.slice(0, at - before + 1).filter((name, n) => n === 0 || name !== parts[n - 1]).length;
   const total = new Set(parts).size;
-  if (at > before && total > 1 && parts[at - before] !== parts[at - before - 1] && state.begun !== turn) {
-    state.begun = turn; keep();
+  if (at >= before && total > 1 && parts[at - before] !== parts[at - before - 1] && state.part !== turn) {
+    state.part = turn; keep();
     const asked = design.criteria.filter((c) => own.criteria.includes(c.name)).map((c) => c.question);
-    screen(`Part ${turn} of ${total}`, el("p", {}, "The same kind of pairs, in a new order, with another question:"), ...asked.map((text) => el("p", { className: "query" }, text)), next(go("Go on", forward)));
+    screen(`Part ${turn} of ${total}`, el("p", {}, turn === 1 ? "In this part, each pair comes with this question:" : "The same kind of pairs, in a new order, with another question:"), ...asked.map((text) => el("p", { className: "query" }, text)), next(go("Go on", forward)));
     return;
   }
   trial(own);

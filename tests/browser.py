@@ -1,0 +1,51 @@
+"""A browser of this machine for tests of pages, and a static web server for them."""
+import functools
+import http.server
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--mute-audio"]
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Opened(NamedTuple):
+    """A page, and what went wrong on it or left the machine."""
+    page: Any
+    faults: list[str]
+
+
+def need_browser() -> None:
+    """Skip a module where no browser is installed."""
+    if not BROWSER:
+        pytest.skip("no browser: apt-get install chromium", allow_module_level=True)
+
+
+@contextmanager
+def browser_with(*flags: str) -> Iterator[Any]:
+    """A browser of this machine; none is downloaded."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        started = driver.chromium.launch(executable_path=BROWSER, args=[*FLAGS, *flags])
+        yield started
+        started.close()
+
+
+@contextmanager
+def static_host(folder: Path) -> Iterator[str]:
+    """A folder on a static web server: the address of its index.html."""
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/index.html"
+    server.shutdown()
+    server.server_close()
