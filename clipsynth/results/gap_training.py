@@ -137,6 +137,7 @@ def gap_training_records(
     bench: Bench,
 ) -> dict[tuple[str, int], dict[str, np.ndarray]]:  # by treatment and seed
     "Read, make or audit every record of this chapter."
+    picture_centroid(bench)  # that centring takes off
     every = [(name, seed) for seed in SEEDS for name in TREATMENTS]
     return {(name, seed): measure_treated(bench, name, seed) for name, seed in every}
 
