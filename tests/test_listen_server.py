@@ -193,8 +193,9 @@ def test_slots_ages_and_room(
         file.listener(tokens[0][0])
     assert file.listener(tokens[1][0]).code == code, "who has finished may see the end again"
     assert [file.start()[1] for _ in range(2)] == [0, 2], "list 1 was finished"
-    with pytest.raises(vote_store.Refused, match="all its listeners"):
+    with pytest.raises(vote_store.Refused, match="all its listeners") as told:
         file.start()
+    assert told.value.status == 403, "no reason to try again"
     file.close()
     other = small_test(tmp_path / "other", listeners=2)
     with pytest.raises(UserError, match="another test"):

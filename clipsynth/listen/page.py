@@ -86,7 +86,7 @@ def listening_page(
     from markupsafe import Markup
 
     folder = Path(str(import_module("clipsynth").__file__)).parent / "listen" / "static"
-    css, script = ((folder / name).read_text("utf-8") for name in ("test.css", "test.js"))
+    css, script = ((folder / name).read_text(encoding="utf-8") for name in ("test.css", "test.js"))
     about = {**design, "digest": digest, "server": server}
     inside = json.dumps(about, ensure_ascii=False).replace("<", "\\u003c")
     place = Environment(loader=PackageLoader("clipsynth", "listen/static"), autoescape=True)

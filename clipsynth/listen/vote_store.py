@@ -27,7 +27,7 @@ class Refused(Exception):
 
     def __init__(
         self,
-        status: int,  # 400: malformed, 401: unknown, 409: against what is stored, 410: too late
+        status: int,  # 400 malformed, 401 unknown, 403 full, 409 against what is stored, 410 late
         reason: str,
     ):
         super().__init__(reason)
@@ -162,7 +162,7 @@ class Listeners(VoteDatabase):
         with self._transaction() as db:
             total = db.execute("SELECT COUNT(*) FROM listeners").fetchone()[0]
             if total >= self.most:
-                raise Refused(503, "the test has all its listeners")
+                raise Refused(403, "the test has all its listeners")
             rows = "SELECT slot FROM listeners WHERE finished IS NOT NULL OR started > ?"
             given = [row[0] for row in db.execute(rows, [_text(now - self.max_age)])]
             slot = min(range(len(self.test.design["slots"])), key=lambda n: (given.count(n), n))
