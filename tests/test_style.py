@@ -18,7 +18,7 @@ def test_rooms_are_of_the_right_size() -> None:
     """Modules and exported cells stay short; a cell above the limit holds one class, one function or one table."""
     modules = {path: path.read_text(encoding="utf-8").count("\n") for path in (ROOT / "clipsynth").rglob("[!_]*.py")}
     assert {str(path.relative_to(ROOT)): lines for path, lines in modules.items() if not 40 <= lines <= 370} == {}
-    assert sum(lines < 80 for lines in modules.values()) <= 10
+    assert sum(lines < 80 for lines in modules.values()) <= len(modules) // 15
     tall = []
     for notebook in sorted((ROOT / "nbs").rglob("[!._]*.ipynb")):
         for number, cell in enumerate(json.loads(notebook.read_text(encoding="utf-8"))["cells"]):

@@ -47,7 +47,7 @@ def folder_row(
 
 # %% ../../nbs/results/evaluate.ipynb #de0c5698
 _COUNTED = {  # of `FolderScores`: a verb for one and for several sounds, and what is said of them
-    "converted": ("was", "were", "converted from another sample rate (by soxr) or several channels"),
+    "converted": ("was", "were", "converted from another rate (by soxr) or from several channels"),
     "cut": ("is", "are", "longer than the window"),
     "padded": ("is", "are", "too short, with silence in place of the rest (--pad)"),
     "still": ("holds", "hold", "one value throughout, as silence does"),

@@ -271,8 +271,7 @@ def score_folder(
     files = sound_files(samples)
     if len(files) < 2:
         raise UserError(f"{samples} holds one sound: a distance between two sets needs more")
-    names = class_names(bench)
-    asked = read_queries(queries, files, names) if queries else None
+    asked = read_queries(queries, files, class_names(bench)) if queries else None
     real = reference(bench)
     label = None if asked is None else bench.metric_nets.index(asked.label)
     numbers = None if asked is None else _numbers(bench, asked, list(files), real)
@@ -306,8 +305,8 @@ def _tell_still(names: list[str], still: np.ndarray) -> None:
         more = f" and {len(quiet) - 3} more" if len(quiet) > 3 else ""
         verb = "holds" if len(quiet) == 1 else "hold"
         notice(
-            f"{len(quiet)} of {len(names)} sounds {verb} one value throughout, as silence does, and "
-            f"count as they are: {', '.join(quiet[:3])}{more}"
+            f"{len(quiet)} of {len(names)} sounds {verb} one value throughout, as silence does, "
+            f"and count as they are: {', '.join(quiet[:3])}{more}"
         )
 
 # %% ../../nbs/results/folders.ipynb #53854618

@@ -96,10 +96,10 @@ def independent_probe(
     labels = store.kept["label"].to_numpy().astype(str)[rows[pick]]
     return IndependentProbe.learn(mels.numpy(), labels)
 
-# %% ../../nbs/results/measurements.ipynb #f0ffe579
+# %% ../../nbs/results/measurements.ipynb #acffaeb7
 GRAIN = 128  # steps of an embedding's number in one
 
-
+# %% ../../nbs/results/measurements.ipynb #f0ffe579
 @dataclass
 class MetricNets:
     "The metric networks; what they measure of a set of sounds is all that the tables need."

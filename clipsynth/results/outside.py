@@ -118,7 +118,8 @@ def outside_measurements(
         inner = np.stack([vector for _, vector in heard]) - space["mean"]
         asked = [names[number] for number in label()[some]]
         place = [place_of(ear.words, s, n) for (s, _), n in zip(heard, asked, strict=True)]
-        return {"inner": in_steps(inner @ space["axes"].T, GRAIN), "heard": is_heard(np.array(place))}
+        short = in_steps(inner @ space["axes"].T, GRAIN)
+        return {"inner": short, "heard": is_heard(np.array(place))}
 
     def needs() -> np.ndarray:
         bench.get("yamnet", Yamnet)  # before a store is made in vain
