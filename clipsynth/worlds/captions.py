@@ -240,7 +240,7 @@ def caption(
         name = _family_name(words.family) if subject else "something~"
     return _composed(seen, words, name, subject, told, talkative, rng)
 
-
+# %% ../../nbs/worlds/captions.ipynb #4f2e0e9b
 def _family_name(family: str) -> str:
     """A family as a noun."""
     if family == "nature":
