@@ -34,12 +34,12 @@ def centred(
 
 def uncentred(
     directions: np.ndarray,  # (m, width), of any length above 0
-    mean: np.ndarray,  # (width,), shorter than 1
+    mean: np.ndarray,  # (width,), at most 1 long, but for rounding
 ) -> np.ndarray:  # (m, width), unit norm
     "The embeddings of length one that lie in these directions from the mean."
     unit = normalize_rows(directions)
     along = unit @ mean
-    reach = -along + np.sqrt(along**2 + 1 - (mean * mean).sum())
+    reach = -along + np.sqrt(np.maximum(0, along**2 + 1 - (mean * mean).sum()))
     return normalize_rows(mean + reach[:, None] * unit)
 
 # %% ../../nbs/model/embedding_diffusion.ipynb #36370d86

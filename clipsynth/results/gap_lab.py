@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from ..base.places import weights_file
 from ..base.tables import Estimate
-from ..engine.synth import find_weights
+from ..engine.bridging import bridges_file
 from ..model.bridges import BRIDGES, normalize_rows, placebo_shift
 from ..model.fitted_bridges import Fitted, load_bridges
 from .bench import Bench
@@ -53,9 +54,13 @@ def asked_texts(
 def fitted_bridges(
     bench: Bench,
 ) -> tuple[Fitted, dict[str, Any]]:  # and what they were fitted to
-    "The bridges of a dataset from their file beside the weights; raises `UserError`."
-    path = find_weights(bench.profile, bench.dataset, "bridges")
-    return bench.get("bridges", lambda: load_bridges(path))
+    "The bridges of a dataset from their file beside the weights, else fitted; raises `UserError`."
+
+    def load() -> tuple[Fitted, dict[str, Any]]:
+        path = weights_file(bench.profile, bench.dataset, "bridges")
+        return load_bridges(path if path.is_file() else bridges_file(bench.profile, bench.dataset))
+
+    return bench.get("bridges", load)
 
 
 def conditions(
