@@ -8,7 +8,7 @@ __all__ = ['as_cloud', 'as_pair', 'gap_vector', 'centroid_distance', 'matched_co
            'gap_table', 'as_pairs', 'gap_intervals', 'clip_gap']
 
 # %% ../../nbs/results/gap_measures.ipynb #ae28af3e
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -198,7 +198,7 @@ def gap_table(
     image: Any,  # (n, width), unit norm
     text: Any,  # (m, width), unit norm
     pairs: Any = None,  # (n,), row of each picture's text; None: only what needs none
-) -> dict[str, float]:
+) -> dict[str, float]:  # NaN for a measure that needs more points than there are
     "Every measure of the gap between two clouds; raises `UserError`."
     image, text = as_pair(image, text)
     alone = {
@@ -208,9 +208,9 @@ def gap_table(
         "cosine within texts": cone(text),
         "cosine across": across(image, text),
         "kernel MMD": kernel_distance(text, image),
-        "linear separability": separability(image, text),
-        "neighbour mixing": neighbour_mixing(image, text),
-        "subspace overlap": subspace_overlap(image, text),
+        "linear separability": _where_it_can(separability, image, text),
+        "neighbour mixing": _where_it_can(neighbour_mixing, image, text),
+        "subspace overlap": _where_it_can(subspace_overlap, image, text),
     }
     if pairs is None:
         return alone
@@ -222,6 +222,15 @@ def gap_table(
         "relative gap": relative_gap(image, text, rows),
         **residual_after_shift(image, text, rows),
     }
+
+
+def _where_it_can(
+    measure: Callable[[np.ndarray, np.ndarray], float], image: np.ndarray, text: np.ndarray
+) -> float:
+    try:
+        return measure(image, text)
+    except UserError:  # too few points, such as the prompts of three classes
+        return float("nan")
 
 
 def as_pairs(
