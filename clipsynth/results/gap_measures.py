@@ -223,7 +223,7 @@ def gap_table(
         **residual_after_shift(image, text, rows),
     }
 
-
+# %% ../../nbs/results/gap_measures.ipynb #1c9bec52
 def _where_it_can(
     measure: Callable[[np.ndarray, np.ndarray], float], image: np.ndarray, text: np.ndarray
 ) -> float:
