@@ -81,13 +81,16 @@ def test_every_record_is_audited(audit: Audit) -> None:
     there = {path.stem for path in folder.glob("*.safetensors")}
     kept = [path.stem for path in (ROOT / "data/weights" / audit.bench.dataset).glob("*.json")]  # without weights
     certified = {name for name in there if any(name.startswith(f"{stem}-") for stem in kept)}
+    seeds = tuple(f"-{stem.rpartition('-')[2]}" for stem in kept if "-seed" in stem)
+    certified |= {name for name in there if name.startswith("gap-") and name.endswith(seeds)}
     searches = {name for name in there if name.startswith("copies-")}  # of data/browse, through the whole store
     outside = {name for name in there if name.startswith("yamnet-")}  # of results/outside: YAMNet is not ours
     assert there - certified - searches - outside == {finding.record for finding in audit.findings}
     whole = {f.record for f in audit.findings if not f.rows}
     trained = ("training-distance-", "offscreen-", "gap-train-", "gap-cause-")  # no row alone
     whole = {name for name in whole if not name.startswith(trained)}
-    assert whole <= {"manifest", "second-opinion", "nearest", "picture-centroid", "hearing", "floor-fine-tuning"}
+    assert whole <= {"manifest", "second-opinion", "nearest", "picture-centroid", "picture-axes", "hearing",
+                     "floor-fine-tuning"}
     made = [f for f in audit.findings if f.rows]
     assert len(made) >= 15 and all(f.rows >= 1 for f in made)
 
