@@ -79,10 +79,9 @@ def test_every_record_is_audited(audit: Audit) -> None:
     """None is left over, and the ones that no row can check are few and known."""
     folder = ROOT / "data/records" / audit.bench.dataset
     there = {path.stem for path in folder.glob("*.safetensors")}
-    kept = [path.stem for path in (ROOT / "data/weights" / audit.bench.dataset).glob("*.json")]  # without weights
-    certified = {name for name in there if any(name.startswith(f"{stem}-") for stem in kept)}
-    seeds = tuple(f"-{stem.rpartition('-')[2]}" for stem in kept if "-seed" in stem)
-    certified |= {name for name in there if name.startswith("gap-") and name.endswith(seeds)}
+    kept = {path.stem for path in (ROOT / "data/weights" / audit.bench.dataset).glob("*.json")}  # without weights
+    made_by = {name: read_record(folder / f"{name}.safetensors").inputs.get("weights", {}) for name in there}
+    certified = {name for name, models in made_by.items() if kept & models.keys()}
     searches = {name for name in there if name.startswith("copies-")}  # of data/browse, through the whole store
     outside = {name for name in there if name.startswith("yamnet-")}  # of results/outside: YAMNet is not ours
     assert there - certified - searches - outside == {finding.record for finding in audit.findings}
