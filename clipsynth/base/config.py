@@ -308,7 +308,7 @@ class Settings:
                 "for example 'a photo of {query}'"
             )
 
-
+# %% ../../nbs/base/config.ipynb #c0f19a01
 @dataclass(frozen=True)
 class Profile(Settings):
     "All the choices of one size of run: smoke (tests), mini (laptop) or paper (A100)."
@@ -321,6 +321,11 @@ class Profile(Settings):
     def train_of(self, dataset: str | None, model: str) -> TrainConfig:
         "How a model is optimised on a dataset."
         return self.trains.get(dataset or "", {}).get(model, self.train[model])
+
+    @property
+    def worlds(self) -> dict[str, "WorldConfig | EverydayConfig"]:
+        "The mini worlds by the names of their datasets."
+        return {"mini-music": self.world, "mini-vggsound": self.everyday}
 
 # %% ../../nbs/base/config.ipynb #89068294
 def to_json(

@@ -50,12 +50,11 @@ def captions_of(
     seconds: Sequence[float],  # in each clip
 ) -> list[str] | None:  # one for each; None where none are known
     "What a mini world says of a second of each clip; raises `UserError`."
-    worlds: dict[str, Any] = {"mini-music": profile.world, "mini-vggsound": profile.everyday}
-    if dataset not in worlds:
+    if dataset not in profile.worlds:
         return None
     from clipsynth.worlds.captioned import moments_at
 
-    moments = moments_at(dataset, worlds[dataset], clips, seconds)
+    moments = moments_at(dataset, profile.worlds[dataset], clips, seconds)
     return [moment.caption.text for moment in moments]
 
 # %% ../../nbs/engine/bridging.ipynb #2287c200

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ..base.process import UserError
 from ..base.tables import Estimate
-from .preference import Resampling, counted, resample, systems_of
+from .preference import Resampling, each_asked
 from ..results.intervals import half_width
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def strengths(
     import pandas as pd
 
     rows = []
-    for (dataset, criterion), some in counted(votes).groupby(["dataset", "criterion"], sort=False):
-        systems, plan = systems_of(some), resample(some, replicates, seed)
+    for dataset, criterion, some, systems, plan in each_asked(votes, replicates, seed):
         wins, draws = tally(some, systems, plan.weights)
         parts, part = connected_components(wins[0] + draws[0], directed=False)
         if parts > 1:

@@ -69,6 +69,12 @@ def conditions(
     bridge: str,  # see above
 ) -> np.ndarray:  # (SOUNDS, width) float32, unit norm
     "What the model is given for each trial: its text behind a bridge, or a control."
+    name = f"conditions {kind} {bridge}"
+    found: np.ndarray = bench.get(name, lambda: _conditions(bench, kind, bridge))
+    return found
+
+
+def _conditions(bench: Bench, kind: str, bridge: str) -> np.ndarray:
     if bridge == "picture":
         return picture_embeddings(bench)[:SOUNDS]
     if bridge == "class mean":

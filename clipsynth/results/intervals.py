@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STEP', 'FIXED', 'PRIOR_VIDEOS', 'Plan', 'replicate_plan', 'weighted_mean', 'interval', 'replicate_parts',
-           'estimate_from', 'half_width', 'class_accuracy']
+           'estimate_from', 'half_width', 'wilson', 'class_accuracy']
 
 # %% ../../nbs/results/intervals.ipynb #63bd0cb2
 from collections.abc import Callable, Sequence
@@ -181,6 +181,18 @@ def half_width(
     "Half the width of an interval: Student's quantile."
     return float(student.ppf((1 + level) / 2, df)) if df else float("nan")
 
+# %% ../../nbs/results/intervals.ipynb #a5ced003
+def wilson(
+    share: float,  # 0 to 1
+    n: float,  # independent answers that it stands for
+    t: float,  # half the width of an interval, in standard errors
+) -> tuple[float, float]:  # within 0 to 1
+    "The ends of an interval of a share (Wilson 1927)."
+    middle = (share + t**2 / (2 * n)) / (1 + t**2 / n)
+    half = (share * (1 - share) / n + t**2 / (4 * n**2)) ** 0.5 * t
+    half /= 1 + t**2 / n
+    return max(0.0, middle - half), min(1.0, middle + half)
+
 # %% ../../nbs/results/intervals.ipynb #12097567
 PRIOR_VIDEOS = 2  # that weigh against the measured design effect, with the largest one possible
 
@@ -217,11 +229,6 @@ def class_accuracy(
         rare = right == (share <= 0.5)  # the answers that are in the minority
         told = len(np.unique(lists["groups"][rare]))  # videos that say something of their likeness
         design = (told * found_design + PRIOR_VIDEOS * n / plan.n) / (told + PRIOR_VIDEOS)
-    effective, t = n / (design or 1.0), half_width(plan.df, level)
-    middle = (share + t**2 / (2 * effective)) / (1 + t**2 / effective)
-    half = (share * (1 - share) / effective + t**2 / (4 * effective**2)) ** 0.5 * t
-    half /= 1 + t**2 / effective
-    ends = {"low": max(0.0, middle - half), "high": min(1.0, middle + half)}
-    if np.isnan(t):
-        ends = {"low": t, "high": t}
-    return replace(measured, value=share, debiased=share, **ends, design=design)
+    t = half_width(plan.df, level)
+    low, high = (t, t) if np.isnan(t) else wilson(share, n / (design or 1.0), t)
+    return replace(measured, value=share, debiased=share, low=low, high=high, design=design)

@@ -162,7 +162,6 @@ def store_moments(
     seconds: np.ndarray,  # (n,) number of a picture of each
 ) -> list[Moment]:
     "What is seen and said at pictures of the store, in a mini world; raises `UserError`."
-    music = bench.dataset == "mini-music"
-    world = bench.profile.world if music else bench.profile.everyday
+    world = bench.profile.worlds.get(bench.dataset, bench.profile.everyday)
     clips = bench.store.kept["clip"].to_numpy().astype(str)[rows]
     return moments_at(bench.dataset, world, list(clips), list(np.asarray(seconds) + 0.5))
