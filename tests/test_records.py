@@ -18,13 +18,13 @@ from clipsynth.listen import table2
 from clipsynth.model import samplers
 from clipsynth.results import (
     audio_words,
+    editing_study,
     fine_tuning,
     gap_causes,
     gap_lab,
     gap_queries,
     gap_training,
     offscreen,
-    play,
     quality,
     sampler_cost,
     systems,
@@ -45,7 +45,7 @@ MINI = profile("mini")
 CHAPTERS: dict[str, list[Callable[[Bench], object]]] = {
     "mini-music": [table1.table1_records, systems.examples, zoo.zoo_records, fine_tuning.vocoder_records,
                    sampler_cost.sampler_records, gap_queries.gap_query_records, gap_lab.lab_records,
-                   play.play_records, quality.quality_records,
+                   editing_study.editing_records, quality.quality_records,
                    offscreen.offscreen_records, audio_words.audio_words_records,
                    gap_training.gap_training_records, gap_training.longer_records,
                    gap_causes.gap_causes_records, table2.listen_records],
