@@ -45,6 +45,28 @@ def test_a_picture_becomes_a_sound(tmp_path: Path) -> None:
     assert synth("--image", "photo.png", "--steps", 2, cwd=tmp_path)
 
 
+def test_every_dial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Several seeds, a picture of the mel, facts as JSON; an old sound made again, and one that goes on."""
+    monkeypatch.chdir(tmp_path)
+
+    def told(*words: object) -> list[dict[str, object]]:
+        assert main(["synth", *map(str, words), "--steps", "3", "--json"]) == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    many = told("violin", "--seed", "0,7", "--negative", "tuba", "--show", "-o", "v.wav")
+    assert [(one["file"], one["seed"], one["seconds"]) for one in many] == [
+        ("v-0.wav", 0, 4.096), ("v-7.wav", 7, 4.096)]
+    assert {path.name for path in tmp_path.iterdir()} == {f"v-{seed}.{kind}" for seed in (0, 7) for kind in ("wav", "png")}
+    both = told("violin and tuba", "-o", "both.wav")[0]
+    assert both["combine"] != "words" and -45 < float(str(both["rms_db"])) < -8
+    assert told("violin and tuba", "--combine", "words", "-o", "one.wav")[0]["combine"] == "words"
+    assert told("violin", "--blend", "tuba:0.3", "-o", "between.wav")[0]["seconds"] == 4.096
+    assert told("tuba", "--style", "v-0.wav", "--strength", 0.5, "-o", "again.wav")[0]["seconds"] == 4.096
+    assert told("tuba", "--continue", "v-0.wav", "--seconds", 6, "-o", "long.wav")[0]["seconds"] == 6.0
+    old, new = (soundfile.read(tmp_path / name)[0] for name in ("v-0.wav", "long.wav"))
+    assert np.allclose(old[:60_000], new[:60_000], atol=1e-4) and np.sqrt((new[65_536:] ** 2).mean()) > 1e-3
+
+
 MISTAKES = {
     "empty query": ["", "-o", "out.wav"],
     "no query": ["-o", "out.wav"],
@@ -59,6 +81,14 @@ MISTAKES = {
     "unknown profile": ["violin", "-o", "out.wav", "--profile", "huge"],
     "unknown device": ["violin", "-o", "out.wav", "--device", "abacus"],
     "no steps": ["violin", "-o", "out.wav", "--steps", "0"],
+    "an unknown combination": ["violin and tuba", "-o", "out.wav", "--combine", "magic"],
+    "a combination that the model cannot": ["violin and tuba", "-o", "out.wav", "--combine", "guided"],
+    "a blend without a number": ["violin", "-o", "out.wav", "--blend", "cello:much"],
+    "a negative query of nothing": ["violin", "-o", "out.wav", "--negative", " "],
+    "a style that is no sound": ["violin", "-o", "out.wav", "--style", "words.png"],
+    "a sound to go on from that is not there": ["violin", "-o", "out.wav", "--continue", "nowhere.wav"],
+    "seeds backwards": ["violin", "-o", "out.wav", "--seed", "5-2"],
+    "guidance that does not lead away": ["violin", "-o", "out.wav", "--negative", "tuba", "--guidance", "0.5"],
     "too many steps": ["violin", "-o", "out.wav", "--steps", "1000000"],
 }
 

@@ -6,9 +6,9 @@
 __all__ = ['find_weights', 'Voiced', 'Synthesizer']
 
 # %% ../../nbs/engine/synth.ipynb #7fccf019
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from ..base.places import weights_file
 from ..base.process import UserError, command_line, pick_device, threads
 from ..base.profiles import profile as get_profile
 from .queries import Queries
+from .request import make_sounds, request_of, samples_for
 from .sampling import SAMPLERS, GuidedSampler, load_denoiser
 from ..model.audio import AUDIO, denormalize
 from ..model.diffusion import Denoiser
@@ -93,16 +94,24 @@ class Voiced(Queries, GuidedSampler):
         seed: int,
         seconds: float,  # how long the sound is to be
         steps: int | None = None,  # evaluations of the network for each window
-        wrap: Callable[[Denoiser], Denoiser] | None = None,  # a denoiser wrapper of `samplers`
+        wrap: Callable[[Denoiser], Denoiser] | None = None,  # a denoiser wrapper of `editing`
         margin: int | None = None,  # mel frames on both sides of a seam; the vocoder's when None
     ) -> Iterator[torch.Tensor]:  # (samples,) in [-1, 1], piece after piece
         "A sound of any length in the memory of one window; raises `UserError`."
-        samples = round(seconds * AUDIO.sample_rate) if 0 < seconds < math.inf else 0
-        if not samples:
-            raise UserError(f"a sound of {seconds} seconds: give a length above 0")
+        samples = samples_for(seconds)
+        mels = self.windows(embedding, seed, -(-samples // AUDIO.hop), steps, wrap)
+        return self.spoken(mels, samples, margin)
+
+    def spoken(
+        self,
+        mels: Iterable[torch.Tensor],  # (1, 1, mels, some frames) in [-1, 1], piece after piece
+        samples: int,  # at most
+        margin: int | None = None,  # mel frames on both sides of a seam; the vocoder's when None
+    ) -> Iterator[torch.Tensor]:  # (samples,) in [-1, 1], piece after piece
+        "The sound of a mel that comes in pieces."
         edge = margin or self.vocoder.margin
         mel, begin, heard, sound = torch.zeros(1, AUDIO.mels, 0), 0, 0, torch.zeros(0)
-        for piece in self.windows(embedding, seed, -(-samples // AUDIO.hop), steps, wrap):
+        for piece in mels:
             mel = torch.cat([mel, piece[:, 0].cpu()], dim=-1)
             sound = self.waveforms(mel, begin)[0]
             ready = max(heard, mel.shape[-1] - edge)
@@ -133,7 +142,7 @@ class Synthesizer(Voiced):
         self.profile = get_profile(profile) if isinstance(profile, str) else profile
         self.dataset, self.model = _one_dataset(dataset, weights), model
         self.device, self.paths = pick_device(device), dict(paths or {})
-        voice = _vocoder_of(self.profile, vocoder, self.paths)
+        self.voice = voice = _vocoder_of(self.profile, vocoder, self.paths)
         for name in (model, *(() if voice == "griffin-lim" else (voice,))):
             if name not in self.paths:
                 self.paths[name] = find_weights(self.profile, self.dataset, name)
@@ -149,12 +158,7 @@ class Synthesizer(Voiced):
         query: str | None = None,  # words, or else
         picture: np.ndarray | None = None,  # (height, width, 3) uint8, as `load_picture` gives it
         seed: int = 0,
-        steps: int | None = None,
-        seconds: float | None = None,  # any length; 4.096, one window, when None
-        guidance: float = 1.0,  # 1: none; more: exaggerate the query
+        **dials: Any,  # of `Request`: steps, seconds, guidance, combine, negative, blend, ...
     ) -> torch.Tensor:  # (65,536,) in [-1, 1], or as many samples as were asked for
         "One sound for one query; raises `UserError`, also for two queries at once."
-        embedding, wrap = self.embed(query, picture), self.guidance(guidance)
-        if seconds is None:
-            return self.waveforms(self.mels(embedding, [seed], steps, wrap=wrap))[0]
-        return torch.cat(list(self.stream(embedding, seed, seconds, steps, wrap)))
+        return make_sounds(self, request_of(query, picture, **dials), [seed]).sounds[0]
