@@ -69,14 +69,15 @@ def runtime_archive() -> bytes:  # a .tgz
         raise UserError(f"{path} is damaged or another version: delete it, or {by_hand}")
     return content
 
-# %% ../../nbs/engine/browser_page.ipynb #12905d54
+# %% ../../nbs/engine/browser_page.ipynb #a3d0ccaa
 def add_runtime(
     folder: Path,  # of the page
+    archive: bytes,  # of `runtime_archive`
 ) -> None:
-    "Put the runtime and its licence into a page; raises `UserError`."
-    with tarfile.open(fileobj=io.BytesIO(runtime_archive())) as archive:
+    "Put the runtime and its licence into a page."
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened:
         for name in RUNTIME:
-            member = archive.extractfile(f"package/dist/{name}")
+            member = opened.extractfile(f"package/dist/{name}")
             assert member is not None  # its checksum was right
             content = member.read()
             write_atomic(folder / "runtime" / name, lambda part, c=content: part.write_bytes(c))
@@ -114,7 +115,7 @@ def filter_table(
         for row, span in zip(bank, spans, strict=True)
     ]
 
-# %% ../../nbs/engine/browser_page.ipynb #bc39e918
+# %% ../../nbs/engine/browser_page.ipynb #93ea962c
 TITLES = {"mini-music": "MiniMUSIC: {} instruments", "mini-vggsound": "MiniVGGSound: {} sounds"}
 
 
@@ -133,12 +134,12 @@ def _world(synthesizer: Synthesizer) -> dict[str, Any]:
     }
 
 
-def _voice(synthesizer: Synthesizer) -> dict[str, Any]:
+def _vocoder(synthesizer: Synthesizer) -> dict[str, Any]:
     "What the vocoder needs besides its network."
     audio, config = synthesizer.profile.audio, load_config(synthesizer.paths["magnitude"])
     kept = {name: config["magnitude"][name] for name in ("rounds", "iterations", "corrections")}
     sizes = {"hop": audio.hop, "frames": audio.frames, "filters": filter_table(synthesizer)}
-    return {**kept, **sizes, "floor": FLOOR, "peak": PEAK, "momentum": MOMENTUM}
+    return {**kept, **sizes, "least": FLOOR, "peak": PEAK, "momentum": MOMENTUM}
 
 
 def _text(synthesizer: Synthesizer) -> dict[str, Any]:
@@ -149,7 +150,7 @@ def _text(synthesizer: Synthesizer) -> dict[str, Any]:
     merges = load_config(file)["merges"]
     return {"merges": merges, "context": encoder.tokenizer.context_length, "labels": encoder.labels}
 
-# %% ../../nbs/engine/browser_page.ipynb #d5db559d
+# %% ../../nbs/engine/browser_page.ipynb #78dede4a
 def page_facts(
     synthesizers: Sequence[Synthesizer],  # of `page_synthesizer`, one for each dataset
     bits: int = 8,  # of their weights
@@ -171,12 +172,12 @@ def page_facts(
             "high": HIGH,
             "picture": first.encoder.image_size,
             "text": _text(first),
-            "voice": _voice(first),
+            "vocoder": _vocoder(first),
             "worlds": {one.dataset: _world(one) for one in synthesizers},
         }
     )
 
-# %% ../../nbs/engine/browser_page.ipynb #06bb9a77
+# %% ../../nbs/engine/browser_page.ipynb #bef81d78
 def write_page(
     folder: str | Path,  # made where it is not there
     datasets: Sequence[str] | None = None,  # the profile's when None
@@ -188,22 +189,23 @@ def write_page(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file: name a folder for the page")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "about.json").is_file():
+    ours = (folder / "about.json").is_file() or not folder.is_dir() or not any(folder.iterdir())
+    if not ours:
         raise UserError(f"{folder} holds something else than a page: name a new or empty folder")
-    if runtime:
-        add_runtime(folder)
     profile = get_profile(profile) if isinstance(profile, str) else profile
-    names = datasets or profile.datasets
-    made = [page_synthesizer(name, profile, bits) for name in names]
+    made = [page_synthesizer(name, profile, bits) for name in datasets or profile.datasets]
     networks = {name: of for one in made for name, of in page_networks(one).items()}
     inputs = {name: [[*x.shape] for x in given.values()] for name, (_, given) in networks.items()}
     facts = page_facts(made, bits) | {"networks": {k: {"inputs": v} for k, v in inputs.items()}}
-    for name, (network, given) in networks.items():
-        write_network(folder / "networks" / f"{name}.onnx", network, given)
+    archive = runtime_archive() if runtime else None
+    write_text(folder / "about.json", json.dumps(facts, separators=(",", ":")))
+    if archive:
+        add_runtime(folder, archive)
     for file in sorted(_static().iterdir()):
         if file.suffix in (".html", ".css", ".js"):
             write_text(folder / file.name, file.read_text(encoding="utf-8"))
-    write_text(folder / "about.json", json.dumps(facts, separators=(",", ":")))
+    for name, (network, given) in networks.items():
+        write_network(folder / "networks" / f"{name}.onnx", network, given)
     return folder / "index.html"
 
 # %% ../../nbs/engine/browser_page.ipynb #1e6aa94e

@@ -7,7 +7,7 @@ const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 export class Vocoder {
   /** `about`: sizes, settings, and of each mel filter its first bin and its values. */
   constructor(about) {
-    Object.assign(this, about); // hop, floor, peak, momentum, rounds, iterations, corrections, frames, filters
+    Object.assign(this, about); // hop, least, peak, momentum, rounds, iterations, corrections, frames, filters
     this.length = 2 * this.hop;
     this.bins = this.hop + 1;
     this.fft = new RealFFT(this.length);
@@ -24,11 +24,11 @@ export class Vocoder {
   }
 
   /** Each band of a frame of magnitudes scaled towards its mel, by a factor within bounds. */
-  #scale(size, at, wanted, apart, low, high) {
+  #scale(size, at, wanted, heard, low, high) {
     const factor = new Float64Array(this.bins);
     this.bands.forEach(({ first, values, share }, band) => {
       let there = 0;
-      for (let k = 0; k < values.length; k++) there += values[k] * apart[first + k];
+      for (let k = 0; k < values.length; k++) there += values[k] * heard[first + k];
       const ratio = clamp(wanted[band] / Math.max(there, 1e-8), low, high);
       for (let k = 0; k < share.length; k++) factor[first + k] += share[k] * ratio;
     });
@@ -48,7 +48,7 @@ export class Vocoder {
     const size = new Float64Array(frames * bins);
     this.#wanted(logMel).forEach((wanted, frame) => {
       const at = frame * bins;
-      const own = size.subarray(at, at + bins).fill(this.floor);
+      const own = size.subarray(at, at + bins).fill(this.least);
       this.bands.forEach(({ first, level }, band) => level.forEach((value, k) => (own[first + k] += value * wanted[band])));
       for (let bin = 0; bin < bins; bin++) own[bin] *= Math.exp(change[bin * frames + frame]);
       for (let round = 0; round < this.rounds; round++) this.#scale(size, at, wanted, own, 0.05, 20);

@@ -39,7 +39,7 @@ async function fetched(path) {
 async function start() {
   about = await (await fetched("about.json")).json();
   tokenizer = new Tokenizer(about.text);
-  vocoder = new Vocoder(about.voice);
+  vocoder = new Vocoder(about.vocoder);
 }
 
 function network(name) {
