@@ -201,7 +201,7 @@ def page_synthesizer(
         round_weights(network, bits)
     return synthesizer
 
-# %% ../../nbs/engine/browser_networks.ipynb #46086cdf
+# %% ../../nbs/engine/browser_networks.ipynb #186d515b
 def write_network(
     path: str | Path,  # ends in .onnx
     network: nn.Module,
@@ -214,8 +214,8 @@ def write_network(
     def write(part: Path) -> None:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            names = {"input_names": [*inputs], "dynamo": True, "verbose": False}
-            made: Any = torch.onnx.export(network.eval(), given, **names)
+            how: dict[str, Any] = {"input_names": [*inputs], "dynamo": True, "verbose": False}
+            made: Any = torch.onnx.export(network.eval(), given, **how)
             part.write_bytes(shrink(made.model_proto).SerializeToString())
             answer = OnnxModel(part)(*(tensor.numpy() for tensor in given))
             worst = np.abs(network(*given).numpy() - answer).max()

@@ -36,7 +36,7 @@ from ..model.audio import FLOOR, HIGH, LOW, filters
 from ..model.phase import MOMENTUM, PEAK
 from ..model.samplers import SamplerRun
 
-# %% ../../nbs/engine/browser_page.ipynb #de828ed5
+# %% ../../nbs/engine/browser_page.ipynb #2ce6fc4c
 VERSION = "1.22.0"  # of onnxruntime-web, the newest whose build is below 12 MB
 HOME = f"https://registry.npmjs.org/onnxruntime-web/-/onnxruntime-web-{VERSION}.tgz"
 INTEGRITY = (
@@ -48,6 +48,10 @@ RUNTIME = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-thre
 def _is_right(content: bytes) -> bool:
     digest = base64.b64encode(hashlib.sha512(content).digest()).decode()
     return f"sha512-{digest}" == INTEGRITY
+
+
+def _put(path: Path, content: bytes) -> None:
+    write_atomic(path, lambda part: part.write_bytes(content))
 
 
 def runtime_archive() -> bytes:  # a .tgz
@@ -64,12 +68,12 @@ def runtime_archive() -> bytes:  # a .tgz
             raise UserError(f"could not fetch the page's runtime ({reason}): {by_hand}") from None
         if not _is_right(content):
             raise UserError(f"what {HOME} gave is not what was pinned: {by_hand}")
-        write_atomic(path, lambda part: part.write_bytes(content))
+        _put(path, content)
     if not _is_right(content := path.read_bytes()):
         raise UserError(f"{path} is damaged or another version: delete it, or {by_hand}")
     return content
 
-# %% ../../nbs/engine/browser_page.ipynb #a3d0ccaa
+# %% ../../nbs/engine/browser_page.ipynb #f1f233d1
 def add_runtime(
     folder: Path,  # of the page
     archive: bytes,  # of `runtime_archive`
@@ -79,8 +83,7 @@ def add_runtime(
         for name in RUNTIME:
             member = opened.extractfile(f"package/dist/{name}")
             assert member is not None  # its checksum was right
-            content = member.read()
-            write_atomic(folder / "runtime" / name, lambda part, c=content: part.write_bytes(c))
+            _put(folder / "runtime" / name, member.read())
     shutil.copyfile(_static() / "runtime-license.txt", folder / "runtime" / "LICENSE.txt")
 
 

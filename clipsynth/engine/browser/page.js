@@ -66,6 +66,7 @@ async function make() {
   busy(true);
   say("Loading …");
   at("bar").value = 0;
+  at("mel").scrollIntoView({ block: "nearest" }); // on a phone it lies below the form
   try {
     const found = await client.ask(asked, (kind, what) => (kind === "remark" ? remarks.push(what.text) : show(kind, what)));
     finish(asked, found, remarks);
