@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 from browser import browser_with, check_screen, need_browser, opened_page, static_host
-from conftest import BIN, run
+from conftest import BIN
 from PIL import Image
 
 from clipsynth.base.hashing import torch_rng
 from clipsynth.base.process import UserError
 from clipsynth.engine.browser_networks import page_synthesizer
-from clipsynth.engine.browser_page import runtime_archive, write_page
+from clipsynth.engine.browser_page import RUNTIME, runtime_archive, write_page
+from clipsynth.engine.command import main
 from clipsynth.engine.queries import load_picture
 from clipsynth.engine.synth import Synthesizer
 from clipsynth.model.audio import denormalize, log_mel
@@ -319,12 +320,21 @@ def test_what_cannot_run_is_told(browser: Any, host: str, folder: Path) -> None:
     hidden.rename(network)
     page.get_by_role("button", name="Make the sound").click()
     page.get_by_text("The picture, seed 0: made in").wait_for()
+    for name, told in (("ort.wasm.min.mjs", "The work could not begin"), (RUNTIME[-1], "The work stopped")):
+        file = folder / "runtime" / name
+        hidden = file.rename(file.with_suffix(".hidden"))
+        page, _ = ready(browser, host)
+        for _ in range(2):
+            page.get_by_role("button", name="Make the sound").click()
+            page.get_by_role("alert").get_by_text(told).wait_for()
+        hidden.rename(file)
 
 
-def test_the_command_refuses_in_one_line(tmp_path: Path) -> None:
-    for words, told in (([tmp_path / "page", "--bits", "4"], "choose 8 or 16"),
+def test_the_command_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, told in (([tmp_path / "page", "--bits", 4], "choose 8 or 16"),
                         ([BIN], "holds something else than a page"),
                         ([tmp_path / "page", "--vocoder", "griffin-lim"], "needs vocoder=magnitude")):
-        done = run(BIN / "clipsynth", "page", *words, check=False)
-        assert done.returncode == 2 and told in done.stderr and done.stderr.count("\n") == 1, done.stderr
+        assert main(["page", *map(str, words)]) == 2
+        said = capsys.readouterr().err
+        assert told in said and said.count("\n") == 1, said
     assert not (tmp_path / "page").exists()

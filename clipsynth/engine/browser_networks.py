@@ -181,7 +181,7 @@ def page_networks(
         found[f"{world}-memory"] = Memory(memory), {"words": unit}
     return found
 
-# %% ../../nbs/engine/browser_networks.ipynb #34d6d43b
+# %% ../../nbs/engine/browser_networks.ipynb #5d1db530
 def page_synthesizer(
     dataset: str,  # whose weights
     profile: str | Profile = "mini",
@@ -193,7 +193,8 @@ def page_synthesizer(
     for name, wanted in (("vocoder", "magnitude"), ("clip", "mini")):
         value = getattr(synthesizer.profile, name)
         if value.partition(":")[0] != wanted:
-            raise UserError(f"{what} needs {name}={wanted}, not {value}: set it, or another profile")
+            told = f"{what} needs {name}={wanted}, not {value}"
+            raise UserError(f"{told}: set it, or take another profile")
     if synthesizer.sampler != "dpm-solver" or synthesizer.bridge not in ("none", "memory"):
         found = f"sampler {synthesizer.sampler} and bridge {synthesizer.bridge}"
         raise UserError(f"{what} has dpm-solver and a bridge of none or memory, not {found}")
@@ -201,7 +202,7 @@ def page_synthesizer(
         round_weights(network, bits)
     return synthesizer
 
-# %% ../../nbs/engine/browser_networks.ipynb #186d515b
+# %% ../../nbs/engine/browser_networks.ipynb #e7a3e838
 def write_network(
     path: str | Path,  # ends in .onnx
     network: nn.Module,
@@ -220,6 +221,7 @@ def write_network(
             answer = OnnxModel(part)(*(tensor.numpy() for tensor in given))
             worst = np.abs(network(*given).numpy() - answer).max()
         if not worst < 1e-4:
-            raise UserError(f"{path}: the export is {worst:.2g} off its network, so it was not kept")
+            off = f"is {worst:.2g} off its network"
+            raise UserError(f"{path}: the export {off}, so it was not kept: install another torch")
 
     return write_atomic(path, write)

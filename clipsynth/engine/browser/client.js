@@ -15,7 +15,8 @@ export class Client {
     this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.worker.onmessage = ({ data }) => this.#heard(data);
     this.worker.onerror = (event) => {
-      for (const [id] of this.asked) this.#heard({ id, kind: "fault", text: `the work could not begin (${event.message || "a file is missing"}): reload the page` });
+      this.broken = `the work could not begin (${event.message || "a file of the page is missing"}): reload the page`;
+      for (const [id] of this.asked) this.#heard({ id, kind: "fault", text: this.broken });
     };
   }
 
@@ -38,6 +39,7 @@ export class Client {
    * `tell(kind, what)` hears of progress, guesses and remarks on the way.
    */
   ask(request, tell = () => {}) {
+    if (this.broken) return Promise.reject(new Refusal(this.broken));
     const id = ++this.count;
     return new Promise((give, fail) => {
       this.asked.set(id, { give, fail, tell });
