@@ -192,6 +192,17 @@ def faults(site: Path) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def add_playground() -> None:
+    """The page that makes sounds without Python."""
+    from clipsynth.base.process import UserError
+    from clipsynth.engine.browser_page import write_page
+
+    try:
+        write_page(SITE / "playground")
+    except UserError as error:
+        sys.exit(f"no playground: {error}")
+
+
 def render() -> None:
     """Have Quarto make the site of the pages, and tell what is wrong with it."""
     status = subprocess.run(["quarto", "render", "--no-cache"], cwd=PAGES).returncode
@@ -200,6 +211,7 @@ def render() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.move(PAGES / "_docs", SITE)
     copy_reports(SITE)
+    add_playground()
     for fault in faults(SITE):
         print(fault, file=sys.stderr)
 

@@ -153,6 +153,7 @@ def test_what_quarto_made_becomes_the_site(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(site, "PAGES", pages)
     monkeypatch.setattr(site, "SITE", made)
+    monkeypatch.setattr(site, "add_playground", lambda: None)  # tests/test_browser_page.py writes one
     for folder in (pages, made):
         folder.mkdir()
     (made / "old.html").touch()
