@@ -35,7 +35,6 @@ notebooks: $(READY)  ## export, then run every notebook in place from a clean ke
 	@$(BIN)/python .ci/architecture.py
 
 docs: $(READY)  ## build the site in _docs/ (needs Quarto 1.7, e.g. from environment.yml)
-	@command -v quarto > /dev/null || { echo "make docs needs Quarto 1.7: conda env create -f environment.yml" >&2; exit 1; }
 	@$(BIN)/python .ci/site.py
 
 lab: $(READY)  ## open the notebooks in JupyterLab
