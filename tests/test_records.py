@@ -19,6 +19,7 @@ from clipsynth.model import samplers
 from clipsynth.results import (
     audio_words,
     editing_study,
+    failures,
     fine_tuning,
     gap_causes,
     gap_lab,
@@ -47,6 +48,7 @@ CHAPTERS: dict[str, list[Callable[[Bench], object]]] = {
                    sampler_cost.sampler_records, gap_queries.gap_query_records, gap_lab.lab_records,
                    editing_study.editing_records, quality.quality_records,
                    offscreen.offscreen_records, audio_words.audio_words_records,
+                   failures.failures_records,
                    gap_training.gap_training_records, gap_training.longer_records,
                    gap_causes.gap_causes_records, table2.listen_records],
     "mini-vggsound": [table1.table1_records, zoo.zoo_records, fine_tuning.vocoder_records, quality.quality_records,
