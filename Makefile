@@ -59,4 +59,5 @@ $(READY): settings.ini setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the environment in $(VENV): a few minutes and some GB the first time"
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/python .ci/runtime.py
 	@touch $@
