@@ -196,7 +196,7 @@ def _numbered(watch: Watch | None, times: int) -> Watch | None:
 
     return told
 
-
+# %% ../../nbs/engine/request.ipynb #64098326
 def _longer(
     synthesizer: Voiced,
     request: Request,
@@ -229,6 +229,7 @@ def _longer(
 
     spoken = torch.cat(list(synthesizer.spoken(pieces(), mel.shape[-1] * AUDIO.hop + samples)))
     return Made(torch.cat(kept, -1)[:, 0], _joined(old, spoken, mel)[None])
+
 
 # %% ../../nbs/engine/request.ipynb #c1549ae7
 def _end_of(
