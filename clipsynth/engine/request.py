@@ -300,7 +300,7 @@ def _again(
     made = made[..., : -(-samples // AUDIO.hop)]
     return Made(made, synthesizer.waveforms(made)[:, :samples])
 
-
+# %% ../../nbs/engine/request.ipynb #3be39041
 def _keeping(synthesizer: Voiced, known: torch.Tensor, wrap: Wrap | None) -> Wrap:
     "A wrapper that keeps the first frames of a window."
     first = torch.arange(AUDIO.frames) < OVERLAP
@@ -310,6 +310,7 @@ def _keeping(synthesizer: Voiced, known: torch.Tensor, wrap: Wrap | None) -> Wra
         return inpaint(synthesizer.diffusion, asked, known, first, pull=2)
 
     return keeps
+
 
 # %% ../../nbs/engine/request.ipynb #32e76cd1
 def _added(
