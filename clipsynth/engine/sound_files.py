@@ -129,8 +129,8 @@ def write_made(
             about[name] = getattr(synthesizer, name)
         about |= {"vocoder": synthesizer.voice, "combine": request.how}
         if show:
-            image, title = path.with_suffix(".png"), request.query or ""
-            write_atomic(image, lambda part: part.write_bytes(mel_picture(mel, title)))  # noqa: B023
+            image, png = path.with_suffix(".png"), mel_picture(mel, request.query or "")
+            write_atomic(image, lambda part, png=png: part.write_bytes(png))
             about["picture"] = str(image)
         lines.append(json.dumps(about, ensure_ascii=False))
     return lines
