@@ -6,7 +6,7 @@ VENV := .venv
 # from here, so that a space or a quote in the clone's own path is in no command
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-RUN_NOTEBOOKS := 00_data data/browse model/costs 03_train 04_eval results/vocoder_study results/zoo results/sampler_cost results/offscreen results/audio_words results/quality results/outside results/gap_training results/gap_causes 05_gap 06_listen 07_play results/editing_study results/failures results/report_page
+RUN_NOTEBOOKS := 00_data data/browse model/costs 03_train 04_eval results/vocoder_study results/zoo results/sampler_cost results/offscreen results/audio_words results/quality results/outside results/gap_training results/gap_causes 05_gap 06_listen 07_play results/compose_study results/editing_study results/failures results/report_page
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # our kernel, not one of the same name elsewhere; text is UTF-8 in any locale
 export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))
