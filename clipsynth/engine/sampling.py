@@ -96,7 +96,10 @@ class MelSampler:
             raise UserError(f"{len(seeds)} seeds for {len(condition)} queries: give one for each")
         # a CPU samples in float32, with or without tiles: its sounds are the same everywhere
         precision = None if self.device.type == "cpu" else autocast_dtype(self.device)
-        how: dict[str, Any] = {"shape": (1, AUDIO.mels, frames), "steps": self._visits(process, count, rounds)}
+        how: dict[str, Any] = {
+            "shape": (1, AUDIO.mels, frames),
+            "steps": self._visits(process, count, rounds),
+        }
         total = (1 + (count - 1) * rounds) * -(-len(condition) // batch)
         bar = progress(None, "sampling", total=total, unit="step")
         how |= {"autocast": precision, "callback": _watched(watch, total, bar.update)}
