@@ -32,7 +32,7 @@ def test_rooms_are_of_the_right_size() -> None:
                 alone = sum(isinstance(node, kinds) for node in ast.parse(text).body)
                 assert alone <= 1, f"{notebook.name}, cell {number}: exported cells of at most 45 lines"
                 tall.append(f"{notebook.name}:{number}")
-    assert len(tall) <= 8, tall
+    assert len(tall) <= 12, tall  # a class is read as one
 
 
 def test_width() -> None:

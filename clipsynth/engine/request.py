@@ -48,7 +48,7 @@ COMBINATIONS: dict[str, str] = {  # ways to understand "a and b"
     "words": "the words as they stand, as one query",
 }
 
-
+# %% ../../nbs/engine/request.ipynb #cb12ce06
 @dataclass(frozen=True, kw_only=True)
 class Request:
     "What a sound is to be; raises `UserError` for what cannot be, or not at once."
@@ -96,7 +96,6 @@ class Request:
     def operator(self) -> Operator | None:
         "The operator of several queries, if there are several."
         return OPERATORS.get(self.how)
-
 
 # %% ../../nbs/engine/request.ipynb #264b5954
 def request_of(
