@@ -213,6 +213,7 @@ VERBS: dict[str, str] = {  # each in the folder that does its work; loaded when 
     "train": "clipsynth.engine.verbs:Train",
     "bridges": "clipsynth.engine.bridging:Bridges",
     "eval": "clipsynth.results.evaluate:Eval",
+    "play": "clipsynth.results.play_command:Play",
     "listen build": "clipsynth.listen.listen_command:Build",
     "listen serve": "clipsynth.listen.listen_command:Serve",
     "listen export": "clipsynth.listen.listen_command:Export",
