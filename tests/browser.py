@@ -49,3 +49,14 @@ def static_host(folder: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}/index.html"
     server.shutdown()
     server.server_close()
+
+
+def check_screen(page: Any) -> None:
+    """Nothing overflows, and axe finds nothing."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    assert page.evaluate("[...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > "
+                         "innerWidth + 1).map((e) => e.outerHTML.slice(0, 99))") == []
+    found = Axe().run(page, options={"rules": {"region": {"enabled": True}}})
+    assert found.violations_count == 0, found.generate_report()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Opened, browser_with, need_browser, static_host
+from browser import Opened, browser_with, check_screen, need_browser, static_host
 from conftest import BIN, start, wait_until
 from listener import EARS, QUERIES, Person, small_test
 
@@ -72,17 +72,6 @@ def opened(browser: Any) -> Iterator[Callable[..., Opened]]:
     yield open_page
     for context in contexts:
         context.close()
-
-
-def check_screen(page: Any) -> None:
-    """Nothing overflows, and axe finds nothing."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
-    assert page.evaluate("[...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > "
-                         "innerWidth + 1).map((e) => e.outerHTML.slice(0, 99))") == []
-    found = Axe().run(page, options={"rules": {"region": {"enabled": True}}})
-    assert found.violations_count == 0, found.generate_report()
 
 
 def result_of(page: Any) -> dict[str, Any]:
