@@ -6,7 +6,7 @@ VENV := .venv
 # from here, so that a space or a quote in the clone's own path is in no command
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-RUN_NOTEBOOKS := 00_data data/browse model/costs 03_train 04_eval results/vocoder_study results/zoo results/sampler_cost results/offscreen results/audio_words results/quality results/outside results/gap_training results/gap_causes 05_gap 06_listen 07_play results/editing_study results/report_page
+RUN_NOTEBOOKS := 00_data data/browse model/costs 03_train 04_eval results/vocoder_study results/zoo results/sampler_cost results/offscreen results/audio_words results/quality results/outside results/gap_training results/gap_causes 05_gap 06_listen 07_play results/compose_study results/editing_study results/failures results/report_page
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # our kernel, not one of the same name elsewhere; text is UTF-8 in any locale
 export JUPYTER_PATH := $(CURDIR)/$(VENV)/share/jupyter$(if $(JUPYTER_PATH),:$(JUPYTER_PATH))
@@ -35,7 +35,6 @@ notebooks: $(READY)  ## export, then run every notebook in place from a clean ke
 	@$(BIN)/python .ci/architecture.py
 
 docs: $(READY)  ## build the site in _docs/ (needs Quarto 1.7, e.g. from environment.yml)
-	@command -v quarto > /dev/null || { echo "make docs needs Quarto 1.7: conda env create -f environment.yml" >&2; exit 1; }
 	@$(BIN)/python .ci/site.py
 
 lab: $(READY)  ## open the notebooks in JupyterLab
@@ -60,4 +59,5 @@ $(READY): settings.ini setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the environment in $(VENV): a few minutes and some GB the first time"
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/python .ci/runtime.py
 	@touch $@

@@ -47,7 +47,7 @@ setup(
     license="Apache-2.0",
     keywords=about["keywords"].split(),
     packages=find_packages(include=["clipsynth", "clipsynth.*"]),
-    package_data={about["lib_name"]: ["results/page/*", "results/play_page/*", "listen/static/*"]},  # what pages need
+    package_data={about["lib_name"]: ["results/page/*", "results/play_page/*", "listen/static/*", "engine/browser/*"]},
     python_requires=f">={about['min_python']}",
     install_requires=about["requirements"].split() + about["pip_requirements"].split(),
     extras_require={name: about[f"{name}_requirements"].split()

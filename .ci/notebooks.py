@@ -1,7 +1,11 @@
-"""Run notebooks headless: `reports NAME...` copies to reports/runs/, `refresh [NAME...]` works in place."""
+"""Run notebooks headless: `reports NAME...` copies to reports/runs/, `refresh [NAME...]` works in place.
+
+`reports` keeps in bench/results/minutes.json how long each takes, for the site's page "Reproduce".
+"""
 import argparse
 import base64
 import json
+import math
 import os
 import re
 import sys
@@ -10,6 +14,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+MINUTES = ROOT / "bench/results/minutes.json"
 
 
 def surroundings() -> None:
@@ -73,6 +78,17 @@ def keep_outputs(notebook: Path, executed: Path) -> bool:
     return after != before
 
 
+def keep_minutes(name: str, seconds: float, recompute: bool) -> None:
+    """Keep how long a notebook takes, in whole minutes; a run half or twice as long as the kept one changes nothing."""
+    kept = json.loads(MINUTES.read_text(encoding="utf-8")) if MINUTES.exists() else {}
+    column = kept.setdefault("recomputed" if recompute else "from records", {})
+    minutes, before = math.ceil(seconds / 60), column.get(name)
+    if before is not None and before / 2 <= minutes <= before * 2:
+        return
+    column[name], kept["cores"] = minutes, os.cpu_count()
+    MINUTES.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
 def reports(names: list[str], recompute: bool) -> None:
     """Each notebook's executed copy goes to reports/runs/; the tables and figures it writes to reports/."""
     from papermill import inspect_notebook
@@ -84,7 +100,9 @@ def reports(names: list[str], recompute: bool) -> None:
         error = execute(source, target, asked)
         if error:
             sys.exit(f"nbs/{name}.ipynb stopped in {error} (its executed copy: {target.relative_to(ROOT)})")
-        print(f"[{number}/{len(names)}] {name}: done in {time.monotonic() - began:.0f} s", flush=True)
+        seconds = time.monotonic() - began
+        keep_minutes(name, seconds, recompute)
+        print(f"[{number}/{len(names)}] {name}: done in {seconds:.0f} s", flush=True)
 
 
 def refresh(names: list[str]) -> None:

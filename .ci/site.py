@@ -2,7 +2,8 @@
 
 nbdev makes the pages from the notebooks. They then get what nbdev leaves out: a text for each picture (from the cell's
 `#| fig-alt:`, or the one given to `Report.figure`), the files of reports/, links that lead somewhere on the site, and
-links where prose names a notebook.
+links where prose names a notebook. `.ci/pages.py` adds the pages that no notebook is. A site with a dead link, a
+picture without a text or a player without a name is an error.
 """
 import ast
 import json
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).resolve().parent.parent
 PAGES, SITE = ROOT / "_proc", ROOT / "_docs"
 REPORTS = ("figures", "audio", "tables", "gallery", "index.html")  # what the site takes of reports/, of these files:
+ADDED = {"playground/index.html"}  # pages that come to the site after Quarto
 SHOWN = {".csv", ".flac", ".html", ".ogg", ".png", ".svg", ".webp"}
 CODE = re.compile(r"(^```.*?^```[^\n]*$|`[^`\n]+`)", re.M | re.S)
 LINK = re.compile(r"(\]\(|(?:src|href)=\")([^)\"\s]+)")
@@ -149,6 +151,9 @@ def make_pages() -> None:
 
     from clipsynth.base.report import provenance
 
+    sys.path.insert(0, str(ROOT / ".ci"))
+    from pages import cards, reproduce
+
     os.chdir(ROOT)
     refresh_quarto_yml()
     proc_nbs("nbs", n_workers=2, force=True)
@@ -161,35 +166,64 @@ def make_pages() -> None:
     for name in names:
         finish_page(name, names - {"index"}, texts, f"{config.git_url}/blob/{config.branch}")
     copy_reports(PAGES)
+    for place, text in {"reproduce.qmd": reproduce(ROOT, config.git_url), **cards(ROOT)}.items():
+        (PAGES / place).parent.mkdir(exist_ok=True)
+        (PAGES / place).write_text(text, encoding="utf-8")
 
 
 class Reader(HTMLParser):
-    """Collects the pictures and the links of a page."""
+    """Collects the links of a page, where they can lead inside of it, and what a screen reader is told nothing of."""
 
     def __init__(self, text: str):
         super().__init__()
         self.silent: list[str] = []
+        self.unnamed: list[str] = []
         self.links: list[str] = []
+        self.ids: set[str] = set()
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         about = dict(attrs)
         if tag == "img" and not about.get("alt"):
             self.silent.append(about.get("src") or "")
+        named = any(map(about.get, ("aria-label", "aria-labelledby", "title")))
+        if tag in ("audio", "video") and "controls" in about and not named:
+            self.unnamed.append(about.get("src") or "")
+        self.ids |= {place for name in ("id", "name") if (place := about.get(name))}
         self.links += [link for name in ("href", "src") if (link := about.get(name))]
 
 
 def faults(site: Path) -> list[str]:
-    """Pictures without a text, and links that lead nowhere, on all pages of a built site."""
+    """On all pages of a built site: pictures without a text, players without a name, links that lead nowhere."""
+    pages = {path: Reader(path.read_text(encoding="utf-8")) for path in sorted(site.rglob("*.html"))}
     found = []
-    for page in sorted(site.rglob("*.html")):
-        read, name = Reader(page.read_text(encoding="utf-8")), page.relative_to(site).as_posix()
+    for page, read in pages.items():
+        name = page.relative_to(site).as_posix()
         found += [f"{name}: no text for the picture {source[:60]}" for source in read.silent]
+        found += [f"{name}: no name for the player {source[:60]}".rstrip() for source in read.unnamed]
         for link in read.links:
             parts = urlsplit(link)
-            if not parts.scheme and not parts.netloc and not (page.parent / unquote(parts.path)).exists():
+            if parts.scheme or parts.netloc:
+                continue
+            there = Path(os.path.normpath(page.parent / unquote(parts.path))) if parts.path else page
+            part = unquote(parts.fragment)
+            other = pages.get(there / "index.html" if there.is_dir() else there)
+            if not there.exists():
                 found.append(f"{name}: nothing at {link}")
+            elif part and other and part not in other.ids and not part.startswith(("quarto-", "/")):
+                found.append(f"{name}: no such part at {link}")
     return list(dict.fromkeys(found))
+
+
+def add_playground() -> None:
+    """The page that makes sounds without Python."""
+    from clipsynth.base.process import UserError
+    from clipsynth.engine.browser_page import write_page
+
+    try:
+        write_page(SITE / "playground")
+    except UserError as error:
+        sys.exit(f"no playground: {error}")
 
 
 def render() -> None:
@@ -200,11 +234,16 @@ def render() -> None:
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.move(PAGES / "_docs", SITE)
     copy_reports(SITE)
+    add_playground()
     for fault in faults(SITE):
         print(fault, file=sys.stderr)
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] != ["pages"] and not shutil.which("quarto"):
+        sys.exit("make docs needs Quarto 1.7: take it from https://quarto.org/docs/download, or with all else by "
+                 "`conda env create -f environment.yml`")
     make_pages()
     if sys.argv[1:] != ["pages"]:
         render()
+        sys.exit(bool(faults(SITE)))

@@ -37,6 +37,32 @@ def browser_with(*flags: str) -> Iterator[Any]:
         started.close()
 
 
+def opened_page(browser: Any, address: str, width: int = 1280, scheme: str = "light", **more: Any) -> Opened:
+    """A page in a window of its own; what it says, what fails and what it asks of others is a fault."""
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, **more)
+    page, faults = context.new_page(), []
+    start = address.rpartition("/")[0]
+    page.on("console", lambda message: faults.append(message.text))
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.on("request", lambda request: faults.extend(
+        [] if request.url.startswith((start, "data:", "blob:")) else [f"asked for {request.url}"]))
+    page.on("requestfailed", lambda request: faults.extend(
+        [] if request.resource_type == "media" else [f"failed: {request.url}"]))
+    page.goto(address)
+    return Opened(page, faults)
+
+
+def check_screen(page: Any) -> None:
+    """Nothing overflows, and axe finds nothing."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+    assert page.evaluate("[...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > "
+                         "innerWidth + 1).map((e) => e.outerHTML.slice(0, 99))") == []
+    found = Axe().run(page, options={"rules": {"region": {"enabled": True}}})
+    assert found.violations_count == 0, found.generate_report()
+
+
 @contextmanager
 def static_host(folder: Path) -> Iterator[str]:
     """A folder on a static web server: the address of its index.html."""
@@ -49,14 +75,3 @@ def static_host(folder: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{server.server_port}/index.html"
     server.shutdown()
     server.server_close()
-
-
-def check_screen(page: Any) -> None:
-    """Nothing overflows, and axe finds nothing."""
-    from axe_playwright_python.sync_playwright import Axe
-
-    assert page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
-    assert page.evaluate("[...document.querySelectorAll('main *')].filter((e) => e.getBoundingClientRect().right > "
-                         "innerWidth + 1).map((e) => e.outerHTML.slice(0, 99))") == []
-    found = Axe().run(page, options={"rules": {"region": {"enabled": True}}})
-    assert found.violations_count == 0, found.generate_report()

@@ -56,7 +56,7 @@ def test_every_dial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     many = told("violin", "--seed", "0,7", "--negative", "tuba", "--show", "-o", "v.wav")
     assert [(one["file"], one["seed"], one["seconds"]) for one in many] == [
         ("v-0.wav", 0, 4.096), ("v-7.wav", 7, 4.096)]
-    assert {path.name for path in tmp_path.iterdir()} == {f"v-{seed}.{kind}" for seed in (0, 7) for kind in ("wav", "png")}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["v-0.png", "v-0.wav", "v-7.png", "v-7.wav"]
     both = told("violin and tuba", "-o", "both.wav")[0]
     assert both["combine"] != "words" and -45 < float(str(both["rms_db"])) < -8
     assert told("violin and tuba", "--combine", "words", "-o", "one.wav")[0]["combine"] == "words"

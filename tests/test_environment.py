@@ -387,6 +387,7 @@ def test_a_wheel_sounds_outside_of_any_checkout(checkout: Path, tmp_path: Path) 
     run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path, checkout)
     wheel, site = next(tmp_path.glob("*.whl")), tmp_path / "site"
     run(*pip, "install", "--no-deps", "--target", site, wheel)
+    assert (site / "clipsynth/engine/browser/worker.js").is_file()
     clipsynth = (BIN / "python", "-c", "from clipsynth.base.process import entry; entry()")
     command = (*clipsynth, "synth", "cat meowing")
     about = {"cwd": tmp_path, "PYTHONPATH": site, "XDG_DATA_HOME": tmp_path / "data"}

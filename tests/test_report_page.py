@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import Opened, browser_with, need_browser, static_host
+from browser import browser_with, need_browser, static_host
+from browser import opened_page as opened
 from conftest import ROOT
 
 REPORTS = ROOT / "reports"
@@ -24,21 +25,6 @@ def host() -> Iterator[str]:
     """The reports on a static web server."""
     with static_host(REPORTS) as address:
         yield address
-
-
-def opened(browser: Any, address: str, width: int = 1280, scheme: str = "light", **more: Any) -> Opened:
-    """The page in a window of its own."""
-    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme, **more)
-    page, faults = context.new_page(), []
-    start = address.rpartition("/")[0]
-    page.on("console", lambda message: faults.append(message.text))
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.on("request", lambda request: faults.extend(
-        [] if request.url.startswith((start, "data:")) else [f"asked for {request.url}"]))
-    page.on("requestfailed", lambda request: faults.extend(
-        [] if request.resource_type == "media" else [f"failed: {request.url}"]))
-    page.goto(address)
-    return Opened(page, faults)
 
 
 DISK = (REPORTS / "index.html").as_uri()

@@ -15,6 +15,7 @@ from clipsynth.model.query import as_condition
 from clipsynth.results import audio_words, gap_measures, gap_training
 from clipsynth.results.audio_words import PAIRS, REPEATS, WORDS, beyond, shortfall, sound_aspects, word_effect
 from clipsynth.results.bench import Bench
+from clipsynth.results.mixture_training import MixedTask
 from clipsynth.results.offscreen import RATES, OffscreenTask, swap_pictures
 from clipsynth.results.small_models import TreatedTask, noise_for, small_config, small_profile
 from clipsynth.worlds.captioned import moments_at
@@ -25,7 +26,8 @@ from clipsynth.worlds.world import video_ids
 @pytest.fixture(autouse=True)
 def _noise_store(monkeypatch: pytest.MonkeyPatch) -> None:
     """A store of noise, of two classes in turn, wherever one is looked for."""
-    monkeypatch.setattr("clipsynth.engine.diffusion_task.Store", RandomStore)
+    for place in ("engine.diffusion_task", "results.mixture_training"):
+        monkeypatch.setattr(f"clipsynth.{place}.Store", RandomStore)
 
 
 def batch_of(task: DiffusionTask, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -221,3 +223,21 @@ def test_a_mean_shift_removes_the_centroid_gap_and_leaves_the_distribution_gap()
     assert gap_measures.centroid_distance(image, text) > 0.5 > 1e-9 > gap_measures.centroid_distance(image, moved)
     left = [gap_measures.distribution_gap(image, side) for side in (text, moved)]
     assert left[0] == pytest.approx(left[1], abs=1e-9) and left[0] > 0.1
+
+
+def test_half_of_a_mixed_batch_is_two_sounds_at_one_sounds_loudness() -> None:
+    task = MixedTask(SMOKE, "mini-music")
+    batches = [batch_of(task, seed) for seed in range(6)]
+    width, pictures = RandomStore().embedding.shape[-1], as_condition(
+        torch.as_tensor(np.array(RandomStore().embedding)).float()).flatten(0, 1)
+    condition = torch.stack([batch["condition"] for batch in batches])
+    mixed, single = (part.reshape(-1, width) for part in condition.split(16, 1))
+    asked = [part[part.norm(dim=1) > 0] for part in (mixed, single)]
+    dropped = 1 - sum(map(len, asked)) / (len(mixed) + len(single))
+    assert 0.02 < dropped < 0.25 and torch.cdist(asked[1], pictures).amin(1).max() < 0.02
+    means = (pictures[:, None] + pictures[None]).flatten(0, 1) / 2
+    assert torch.cdist(asked[0], means).amin(1).max() < 0.02
+    assert float((torch.cdist(asked[0], pictures).amin(1) < 0.02).float().mean()) < 0.1
+    level = torch.stack([batch["mel"] for batch in batches]).split(16, 1)
+    assert abs(float(level[0].mean() - level[1].mean())) < 0.01  # 3 dB would be 0.047
+    assert task.config()["mixed"] == 0.5 and task.config()["dropped"] == 0.1

@@ -196,7 +196,7 @@ def _numbered(watch: Watch | None, times: int) -> Watch | None:
 
     return told
 
-
+# %% ../../nbs/engine/request.ipynb #64098326
 def _longer(
     synthesizer: Voiced,
     request: Request,
@@ -229,6 +229,7 @@ def _longer(
 
     spoken = torch.cat(list(synthesizer.spoken(pieces(), mel.shape[-1] * AUDIO.hop + samples)))
     return Made(torch.cat(kept, -1)[:, 0], _joined(old, spoken, mel)[None])
+
 
 # %% ../../nbs/engine/request.ipynb #c1549ae7
 def _end_of(
@@ -299,7 +300,7 @@ def _again(
     made = made[..., : -(-samples // AUDIO.hop)]
     return Made(made, synthesizer.waveforms(made)[:, :samples])
 
-
+# %% ../../nbs/engine/request.ipynb #3be39041
 def _keeping(synthesizer: Voiced, known: torch.Tensor, wrap: Wrap | None) -> Wrap:
     "A wrapper that keeps the first frames of a window."
     first = torch.arange(AUDIO.frames) < OVERLAP
@@ -309,6 +310,7 @@ def _keeping(synthesizer: Voiced, known: torch.Tensor, wrap: Wrap | None) -> Wra
         return inpaint(synthesizer.diffusion, asked, known, first, pull=2)
 
     return keeps
+
 
 # %% ../../nbs/engine/request.ipynb #32e76cd1
 def _added(

@@ -20,9 +20,9 @@ from ..base.process import UserError, autocast_dtype, progress, threads
 from ..base.weights import load_config, load_network
 from ..model.audio import AUDIO
 from ..model.diffusion import Denoiser, Diffusion
-from ..model.editing import OVERLAP, continue_sampling, guide
+from ..model.editing import OVERLAP, continue_sampling, guide, travelling
 from ..model.query import as_condition
-from ..model.samplers import ddim, dpm_solver, heun
+from ..model.samplers import ddim, dpm_solver, even_log_snr, heun
 from ..model.unet import UNet
 
 # %% ../../nbs/engine/sampling.ipynb #fd8beb3a
@@ -83,19 +83,21 @@ class MelSampler:
         wrap: Callable[[Denoiser], Denoiser] | None = None,  # a denoiser wrapper of `editing`
         process: Diffusion | None = None,  # a part of the network's own, of `shorten`
         watch: Watch | None = None,  # called after each step; what it raises ends the work
+        rounds: int = 1,  # how often each step is gone through, see `travelling`; not ancestral
         **options: Any,  # of the sampler: initial, eta, order
     ) -> torch.Tensor:  # (n, mels, frames) in [-1, 1]
         "Sample mels in batches, with a progress bar."
-        steps, parts = self._steps(steps), [torch.zeros(0, 1, AUDIO.mels, frames)]
+        count, parts = self._steps(steps), [torch.zeros(0, 1, AUDIO.mels, frames)]
+        process = process or self.diffusion
         denoiser = wrap(self.unet) if wrap else self.unet
-        sample = partial(SAMPLERS[self.sampler], process or self.diffusion, denoiser, **options)
+        sample = partial(SAMPLERS[self.sampler], process, denoiser, **options)
         condition = as_condition(embedding.float()).to(self.device)
         if len(seeds) != len(condition):
             raise UserError(f"{len(seeds)} seeds for {len(condition)} queries: give one for each")
         # a CPU samples in float32, with or without tiles: its sounds are the same everywhere
         precision = None if self.device.type == "cpu" else autocast_dtype(self.device)
-        how: dict[str, Any] = {"shape": (1, AUDIO.mels, frames), "steps": steps}
-        total = steps * -(-len(condition) // batch)
+        how: dict[str, Any] = {"shape": (1, AUDIO.mels, frames), "steps": self._visits(process, count, rounds)}
+        total = (1 + (count - 1) * rounds) * -(-len(condition) // batch)
         bar = progress(None, "sampling", total=total, unit="step")
         how |= {"autocast": precision, "callback": _watched(watch, total, bar.update)}
         with threads(min(batch, len(condition))), bar:
@@ -103,6 +105,14 @@ class MelSampler:
                 some = slice(start, start + batch)
                 parts.append(sample(condition[some], seeds=list(seeds[some]), **how))
         return torch.cat([part.cpu() for part in parts])[:, 0]
+
+    def _visits(self, process: Diffusion, steps: int, rounds: int) -> int | list[int]:
+        "The steps of a sampler: how many, or the very ones where each is gone through again."
+        if rounds == 1:
+            return steps
+        if self.sampler == "ancestral":
+            raise UserError("ancestral sampling does not turn back: choose another sampler")
+        return travelling(even_log_snr(process, steps), 1, rounds)
 
     def _steps(self, steps: int | None) -> int:
         steps = self.profile.eval.sample_steps if steps is None else steps

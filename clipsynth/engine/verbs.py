@@ -212,6 +212,7 @@ VERBS: dict[str, str] = {  # each in the folder that does its work; loaded when 
     "prep": "clipsynth.engine.verbs:Prep",
     "train": "clipsynth.engine.verbs:Train",
     "bridges": "clipsynth.engine.bridging:Bridges",
+    "page": "clipsynth.engine.browser_page:Page",
     "eval": "clipsynth.results.evaluate:Eval",
     "play": "clipsynth.results.play_command:Play",
     "listen build": "clipsynth.listen.listen_command:Build",

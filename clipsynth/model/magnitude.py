@@ -159,16 +159,22 @@ class MagnitudeNet(_Net):
         "Frames on either side of a frame that its sound depends on."
         return 1 + self.config.blocks * (self.config.kernel // 2) + self.iterations + 2
 
+    def change(
+        self,
+        log_mel: torch.Tensor,  # (batch, mels, frames), natural log
+    ) -> torch.Tensor:  # (batch, bins, frames), natural log
+        "What the network adds to the smooth base: all that it has learned."
+        x = self.first_norm(self.stem((log_mel + 4) / 3).transpose(1, 2))
+        for block in self.blocks:
+            x = block(x)
+        return self.out(gelu(self.head(self.last_norm(x)))).transpose(1, 2)
+
     def log_magnitude(
         self,
         log_mel: torch.Tensor,  # (batch, mels, frames), natural log
     ) -> torch.Tensor:  # (batch, bins, frames), natural log
         "The smooth base, corrected bin by bin."
-        x = self.first_norm(self.stem((log_mel + 4) / 3).transpose(1, 2))
-        for block in self.blocks:
-            x = block(x)
-        change = self.out(gelu(self.head(self.last_norm(x)))).transpose(1, 2)
-        return smooth_base(log_mel, self.audio).log() + change
+        return smooth_base(log_mel, self.audio).log() + self.change(log_mel)
 
     def spectrum(
         self,

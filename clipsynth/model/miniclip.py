@@ -218,11 +218,18 @@ class MiniClip(_Towers):
     ) -> torch.Tensor:  # (n, width)
         """The state at the end mark of each caption."""
         end = tokens.argmax(-1)
-        tokens = tokens[:, : int(end.max()) + 1]
+        return self.state_at(tokens[:, : int(end.max()) + 1], end)
+
+    def state_at(
+        self,
+        tokens: torch.Tensor,  # (n, some) int64
+        place: torch.Tensor,  # (n,) int64
+    ) -> torch.Tensor:  # (n, width)
+        """The state at one place of each caption; what comes after it does not matter."""
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
-        return self.ln_final(x[torch.arange(len(x)), end])
+        return self.ln_final(x[torch.arange(len(x)), place])
 
     def encode_text(
         self,

@@ -15,10 +15,10 @@ import torch
 
 from ..base.hashing import numpy_rng
 from ..base.process import UserError
-from ..model.editing import add_sounds, blend, compose
+from ..model.editing import blend, compose
 from ..model.query import as_condition
 from .bench import Bench
-from .mixtures import draw_mixtures, hearing, mixed_sounds, pair_classes
+from .mixtures import LEARN, hearing, pair_classes
 from .systems import picture_centroid, queries
 from .test_set import trial_record
 
@@ -42,32 +42,22 @@ def draw_pairs(
 # %% ../../nbs/results/compose.ipynb #70a00012
 def both_at_once(
     bench: Bench,
-    way: str,  # add, conjunction, guided, blend, words, first or "not second"
+    way: str,  # blend, words or "not second"
     pairs: Pairs,  # some of `draw_pairs`
 ) -> torch.Tensor:  # (n, samples) in [-1, 1]
     "Sounds that are to contain the classes of both trials; raises `UserError` for an unknown way."
-    guided = way in ("guided", "not second")
-    synthesizer = bench.synthesizer("clipsynth-guided" if guided else "clipsynth")
+    synthesizer = bench.synthesizer("clipsynth-guided" if way == "not second" else "clipsynth")
     a, b = (queries(bench, "image", side) for side in pairs)
     seeds, label = list(bench.trials.seed[pairs.first]), bench.trials.label
 
-    def sounds(query: torch.Tensor, wrap: Any = None, own: list[int] = seeds) -> torch.Tensor:
-        return synthesizer.waveforms(synthesizer.mels(query, own, batch=len(a), wrap=wrap))
+    def sounds(query: torch.Tensor, wrap: Any = None) -> torch.Tensor:
+        return synthesizer.waveforms(synthesizer.mels(query, seeds, batch=len(a), wrap=wrap))
 
-    other = as_condition(b)
-    if way == "add":
-        return add_sounds(sounds(a), sounds(b, own=list(bench.trials.seed[pairs.second])))
-    if way == "first":
-        return sounds(a)
     if way == "blend":
         return sounds(blend(a, b, 0.5, picture_centroid(bench)))
-    if way == "conjunction":
-        return sounds(a, lambda net: compose(net, [0.5, 0.5], [other]))
-    if way == "guided":
-        return sounds(a, lambda net: compose(net, [1.0, 1.0], [other]))
     if way == "not second":  # of both together, without the second
         middle = blend(a, b, 0.5, picture_centroid(bench))
-        return sounds(middle, lambda net: compose(net, [2.0, -1.0], [other]))
+        return sounds(middle, lambda net: compose(net, [2.0, -1.0], [as_condition(b)]))
     if way == "words":
         names = [f"{label[i]} and {label[j]}" for i, j in zip(*pairs, strict=True)]
         return sounds(synthesizer.embed_text(names))
@@ -76,25 +66,19 @@ def both_at_once(
 # %% ../../nbs/results/compose.ipynb #b66910a3
 def composition(
     bench: Bench,
-    way: str,  # of `both_at_once`, or "real" for real mixtures
+    way: str,  # of `both_at_once`
     count: int = 64,
-    learn: int = 1_500,  # mixtures to learn hearing from
+    learn: int = LEARN,  # mixtures to learn hearing from
 ) -> dict[str, np.ndarray]:
     "Which classes are heard in compositions: 'rank' (n, 3), beside the 'label' (n, 2) asked for."
 
     def sources() -> np.ndarray:
-        if way == "real":
-            return draw_mixtures(bench, "test", 4 * count).row
         return bench.trials.row[np.stack(draw_pairs(bench, count), axis=1)]
 
     def make(some: np.ndarray) -> dict[str, np.ndarray]:
-        if way == "real":
-            mixtures = draw_mixtures(bench, "test", 4 * count)
-            sounds, label = mixed_sounds(bench, mixtures, some), mixtures.label[some]
-        else:
-            pairs = Pairs(*(side[some] for side in draw_pairs(bench, count)))
-            sounds = both_at_once(bench, way, pairs)
-            label = bench.trials.label[np.stack(pairs, axis=1)]
+        pairs = Pairs(*(side[some] for side in draw_pairs(bench, count)))
+        sounds = both_at_once(bench, way, pairs)
+        label = bench.trials.label[np.stack(pairs, axis=1)]
         rank = bench.get("hearing", lambda: hearing(bench, learn)).rank(sounds)[:, :3]
         return {"rank": rank, "label": pair_classes(bench, label)}
 
@@ -102,7 +86,7 @@ def composition(
         f"both-{way.replace(' ', '-')}",
         make,
         sources,
-        "clipsynth-guided" if way in ("guided", "not second") else "clipsynth",
+        "clipsynth-guided" if way == "not second" else "clipsynth",
         settings={"count": count, "learn": learn},
     )
 
