@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,25 +22,31 @@ from ..base.weights import load_config
 from .sampling import Watch
 from ..model.audio import AUDIO, log_mel, normalize
 from ..model.diffusion import Denoiser
-from ..model.editing import OVERLAP, blend, compose, inpaint, lead_away, shorten
+from ..model.editing import OVERLAP, blend, inpaint, lead_away, shorten
+from clipsynth.model.operators import (
+    AND,
+    AND_GUIDANCE,
+    OPERATORS,
+    Operator,
+    add_mels,
+    mix_sounds,
+    operator,
+)
 from ..model.query import as_condition
 
 if TYPE_CHECKING:
     from clipsynth.engine.synth import Voiced
 
 # %% auto #0
-__all__ = ['COMBINATIONS', 'AND', 'Wrap', 'Request', 'request_of', 'samples_for', 'condition_of', 'mean_picture', 'Made',
+__all__ = ['COMBINATIONS', 'Wrap', 'Request', 'request_of', 'samples_for', 'condition_of', 'strength', 'mean_picture', 'Made',
            'make_sounds']
 
 # %% ../../nbs/engine/request.ipynb #16b29e1a
 COMBINATIONS: dict[str, str] = {  # ways to understand "a and b"
-    "sum": "two sounds, added",
-    "conjunction": "one sound, the mean of both estimates at each step",
-    "guided": "one sound, what each query changes is added up (clipsynth-guided)",
+    **{name: how.says for name, how in OPERATORS.items()},
     "blend": "one query between the two",
     "words": "the words as they stand, as one query",
 }
-AND = "sum"  # the one that is taken when none is named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class Request:
     after: torch.Tensor | None = None  # (samples,) in [-1, 1]: a sound to go on from
     seconds: float | None = None  # length; a window when None, or the length of `style`
     steps: int | None = None  # evaluations of the network for each window; the profile's when None
-    guidance: float | None = None  # above 1: exaggerate; 1 when None, with `negative` 2
+    guidance: float | None = None  # above 1: exaggerate; None: 1, of an "and" or `negative` 2
 
     def __post_init__(self) -> None:
         if self.combine is not None and self.combine not in COMBINATIONS:
@@ -86,6 +91,12 @@ class Request:
     def how(self) -> str:
         "The combination, or 'words' where one query stands alone."
         return (self.combine or AND) if len(self.parts) > 1 else "words"
+
+    @property
+    def operator(self) -> Operator | None:
+        "The operator of several queries, if there are several."
+        return OPERATORS.get(self.how)
+
 
 # %% ../../nbs/engine/request.ipynb #264b5954
 def request_of(
@@ -118,7 +129,7 @@ Wrap = Callable[[Denoiser], Denoiser]
 
 def condition_of(
     synthesizer: Voiced,
-    request: Request,  # one that is no sum
+    request: Request,  # one whose queries are not sampled alone
 ) -> tuple[torch.Tensor, Wrap | None]:  # (1, width) unit norm, and a denoiser wrapper
     "The condition and the wrapper of a request; raises `UserError`."
     embed, parts, scale = synthesizer.embed, request.parts, request.guidance
@@ -139,11 +150,26 @@ def condition_of(
         return first, lambda denoiser: lead_away(process, denoiser, scale, away)
     if not others:
         return first, synthesizer.guidance(1.0 if scale is None else scale)
-    asked = [as_condition(other).to(synthesizer.device) for other in others]
-    added = request.how == "guided"
-    synthesizer.guidance(2.0 if added else scale or 1.0)  # does the model know no query?
-    weights = [(scale or 1.0) / (1 if added else len(parts))] * len(parts)
-    return first, partial(compose, weights=weights, others=asked)
+    how, process, scale = (
+        operator(request.how),
+        synthesizer.diffusion,
+        strength(synthesizer, request),
+    )
+    assert how.wrap is not None  # or the parts were sampled alone
+    wrap, asked = how.wrap, [as_condition(other).to(synthesizer.device) for other in others]
+    return first, lambda denoiser: wrap(process, denoiser, asked, scale)
+
+# %% ../../nbs/engine/request.ipynb #279522ec
+def strength(
+    synthesizer: Voiced,
+    request: Request,  # of several queries
+) -> float:
+    "The guidance of each query; raises `UserError` where the model cannot be guided."
+    usual = AND_GUIDANCE if synthesizer.can_guide else 1.0
+    scale = usual if request.guidance is None else request.guidance
+    if scale != 1 or operator(request.how).null:
+        synthesizer.guidance(max(scale, 2.0))
+    return scale
 
 
 def mean_picture(
@@ -168,14 +194,18 @@ def make_sounds(
     watch: Watch | None = None,  # called after each step; what it raises ends the work
 ) -> Made:
     "Sounds as a request has them; raises `UserError`."
-    if request.how == "sum":
-        return _added(synthesizer, request, seeds, watch)
+    how = request.operator
+    if how and how.apart:
+        return _added(synthesizer, request, how, seeds, watch)
+    rounds: dict[str, Any] = {"rounds": how.rounds} if how and how.rounds > 1 else {}
+    if rounds and (request.style is not None or request.after is not None or request.seconds):
+        raise UserError(f"{request.how!r} makes one window: take another way to combine")
     condition, wrap = condition_of(synthesizer, request)
     if request.style is not None:
         return _again(synthesizer, request, condition, wrap, seeds, watch)
     if request.after is None and request.seconds is None:
         many = condition.expand(len(seeds), -1)
-        mels = synthesizer.mels(many, seeds, request.steps, wrap=wrap, watch=watch)
+        mels = synthesizer.mels(many, seeds, request.steps, wrap=wrap, watch=watch, **rounds)
         return Made(mels, synthesizer.waveforms(mels))
     made, told = [], _numbered(watch, len(seeds))
     for seed in seeds:
@@ -229,7 +259,6 @@ def _longer(
 
     spoken = torch.cat(list(synthesizer.spoken(pieces(), mel.shape[-1] * AUDIO.hop + samples)))
     return Made(torch.cat(kept, -1)[:, 0], _joined(old, spoken, mel)[None])
-
 
 # %% ../../nbs/engine/request.ipynb #c1549ae7
 def _end_of(
@@ -311,29 +340,29 @@ def _keeping(synthesizer: Voiced, known: torch.Tensor, wrap: Wrap | None) -> Wra
 
     return keeps
 
-
 # %% ../../nbs/engine/request.ipynb #32e76cd1
 def _added(
-    synthesizer: Voiced, request: Request, seeds: Sequence[int], watch: Watch | None
+    synthesizer: Voiced,
+    request: Request,
+    how: Operator,
+    seeds: Sequence[int],
+    watch: Watch | None,
 ) -> Made:
-    "Each query's sound, added at equal power and at one sound's loudness."
+    "Each query's sound or mel alone, then added at equal power and at one sound's loudness."
     if request.after is not None:
-        raise UserError("added sounds cannot go on from one: choose another way to combine")
-    told, parts = _numbered(watch, len(request.parts)), []
+        raise UserError(f"{request.how!r} cannot go on from a sound: choose another way to combine")
+    told, parts, scale = _numbered(watch, len(request.parts)), [], strength(synthesizer, request)
     for number, part in enumerate(request.parts):
         own = seeds if not number else [_other_seed(seed, number) for seed in seeds]
-        alone = replace(request, query=part, combine="words")
-        parts.append(make_sounds(synthesizer, alone, own, told).sounds)
-    level = torch.stack([_level(part) for part in parts]).square().mean(0).sqrt()
-    mixed = torch.stack([part / _level(part) for part in parts]).sum(0)
-    mixed = mixed * level / _level(mixed)
-    mixed = mixed / mixed.abs().amax(-1, keepdim=True).clamp(min=1)
-    return Made(normalize(log_mel(mixed)).clamp(-1, 1), mixed)
+        guidance = request.guidance if request.negative else scale
+        alone = replace(request, query=part, combine="words", guidance=guidance)
+        parts.append(make_sounds(synthesizer, alone, own, told))
+    if how.sounds:
+        mixed = mix_sounds([made.sounds for made in parts])
+        return Made(normalize(log_mel(mixed)).clamp(-1, 1), mixed)
+    mels = add_mels([made.mels for made in parts])
+    return Made(mels, synthesizer.waveforms(mels)[:, : parts[0].sounds.shape[1]])
 
 
 def _other_seed(seed: int, number: int) -> int:
     return int(numpy_rng("part", number, seed=seed).integers(2**62))
-
-
-def _level(sounds: torch.Tensor) -> torch.Tensor:
-    return sounds.square().mean(-1, keepdim=True).clamp(min=1e-12).sqrt()

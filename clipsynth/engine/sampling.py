@@ -96,7 +96,10 @@ class MelSampler:
             raise UserError(f"{len(seeds)} seeds for {len(condition)} queries: give one for each")
         # a CPU samples in float32, with or without tiles: its sounds are the same everywhere
         precision = None if self.device.type == "cpu" else autocast_dtype(self.device)
-        how: dict[str, Any] = {"shape": (1, AUDIO.mels, frames), "steps": self._visits(process, count, rounds)}
+        how: dict[str, Any] = {
+            "shape": (1, AUDIO.mels, frames),
+            "steps": self._visits(process, count, rounds),
+        }
         total = (1 + (count - 1) * rounds) * -(-len(condition) // batch)
         bar = progress(None, "sampling", total=total, unit="step")
         how |= {"autocast": precision, "callback": _watched(watch, total, bar.update)}
@@ -127,6 +130,11 @@ class GuidedSampler(MelSampler):
     model: str
     paths: dict[str, Path]  # files of `model` and of the vocoder
 
+    @property
+    def can_guide(self) -> bool:
+        "Whether the model was trained without a query, too."
+        return bool(load_config(self.paths[self.model]).get("dropped"))
+
     def guidance(
         self,
         scale: float,  # 1: none; more: exaggerate the query
@@ -134,7 +142,7 @@ class GuidedSampler(MelSampler):
         "Classifier-free guidance; raises `UserError` for a model trained without dropped queries."
         if not math.isfinite(scale):
             raise UserError(f"guidance {scale}: give 1 for none, or a number such as 3")
-        if scale != 1 and not load_config(self.paths[self.model]).get("dropped"):
+        if scale != 1 and not self.can_guide:
             raise UserError(
                 f"{self.model} was never trained without a query, so it cannot be guided: "
                 "use clipsynth-guided (`--model clipsynth-guided`)"

@@ -48,7 +48,8 @@ class Sound(Verb):
     steps: int | None = None  # evaluations of the network; the profile's by default
     # whose weights; the profile's first by default
     dataset: Annotated[str | None, arg(aliases=("--weights",))] = None
-    model: str = "clipsynth"  # or clipsynth-text, -hybrid, -guided, clipsynth-seed1, ...
+    # clipsynth by default, for "a and b" -guided; or clipsynth-text, -hybrid, -seed1, ...
+    model: str | None = None
     sampler: str | None = None  # ancestral, ddim, dpm-solver or heun; the profile's by default
     seconds: float | None = None  # length of the sound, 4.096 by default
     guidance: float | None = None  # of clipsynth-guided: 2 to 4 exaggerate the query
@@ -58,7 +59,8 @@ class Sound(Verb):
 class Dials(Sound):
     "What may be said beside a query."
 
-    combine: str | None = None  # "a and b" as: sum, conjunction, guided, blend or words
+    # "a and b": sum, mels, powers, masks, conjunction, guided, langevin, blend or words
+    combine: str | None = None
     negative: str | None = None  # a query to keep away from
     blend: str | None = None  # a second query and its share, e.g. cello:0.3
     style: str | None = None  # a sound file to make again with the query
@@ -79,7 +81,13 @@ class Synth(Dials):
             raise UserError(f"--steps {self.steps}: at least 1 is needed")
         from clipsynth.engine.request import make_sounds
         from clipsynth.engine.synth import Synthesizer
-        from clipsynth.engine.sound_files import check_outputs, read_request, seeds_of, write_made
+        from clipsynth.engine.sound_files import (
+            check_outputs,
+            model_for,
+            read_request,
+            seeds_of,
+            write_made,
+        )
 
         seeds = seeds_of(self.seed)
         paths = check_outputs(self.output, seeds, self.show)
@@ -87,7 +95,8 @@ class Synth(Dials):
         if self.caption:
             profile = replace(profile, prompt="{query}")
         dataset = self.dataset or profile.datasets[0]
-        synthesizer = Synthesizer(dataset, self.model, profile, self.device, self.sampler)
+        model = self.model or model_for(request, profile, dataset)
+        synthesizer = Synthesizer(dataset, model, profile, self.device, self.sampler)
         made = make_sounds(synthesizer, request, seeds)
         for line in write_made(
             synthesizer, request, made, dict(zip(seeds, paths, strict=True)), self.show

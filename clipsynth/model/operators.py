@@ -180,7 +180,7 @@ def each_alone(
     pairs = zip(queries, own, strict=True)
     return [sample(query, some, batch=len(some), **options) for query, some in pairs]
 
-
+# %% ../../nbs/model/operators.ipynb #0f739a71
 def combine_mels(
     name: str,  # of `OPERATORS`, but for `sum`
     sample: Sample,  # such as `Synthesizer.mels`

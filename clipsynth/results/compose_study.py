@@ -67,7 +67,7 @@ CANDIDATES = [name for name in CANDIDATES if WAYS[name].how in OPERATORS]
 TRAINED = [name for name, way in WAYS.items() if way.how == "trained"]
 TRAINED_ON = ("mini-music",)  # data that a model is trained on mixtures of
 
-
+# %% ../../nbs/results/compose_study.ipynb #e8cb62db
 def ways_of(
     bench: Bench,
 ) -> list[str]:  # of `WAYS`

@@ -251,7 +251,7 @@ def _tuned_measurements(bench: Bench, config: TrainConfig) -> dict[str, np.ndarr
             found = listen(bench, target[kind], sound, None if kind == "sampled" else recording)
             found["spectrum"] = found["spectrum"].mean(0)
             flat |= {f"{kind} {name}/{what}": array for what, array in found.items()}
-    short = {name: sounds[name][:, : AUDIO.sample_rate * 2] for name in HEARD}
+    short = {name: sounds[name][:, : AUDIO.sample_rate] for name in HEARD}
     flat |= {f"sounds/{name}": to_int16(sound) for name, sound in short.items()}
     return {**flat, "sounds/trial": np.array(shown)}
 
