@@ -60,7 +60,7 @@ def make_map(
     axes = np.linalg.svd(np.concatenate(sides), full_matrices=False)[2][:2]
     return GapMap(names, texts, pictures, mean, centre, axes)
 
-
+# %% ../../nbs/results/gap_explorer.ipynb #d2b1010b
 def gap_map(
     synthesizer: "Synthesizer",
 ) -> GapMap:

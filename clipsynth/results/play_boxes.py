@@ -211,11 +211,11 @@ class ModelBox:
 
     def _offer(self, _: Any = None) -> None:
         before, there = self.model.value, models_there(self.profile, self.dataset.value)
-        self.model.options = there
-        self.model.value = before if before in there else there[0]
+        self.model.options = menu("the best for it", there)
+        self.model.value = before if before in there else ""
 
     @property
     def choice(self) -> Choice:
         "Which synthesizer is chosen."
-        others = (dial.value or None for dial in (self.bridge, self.sampler, self.vocoder))
-        return Choice(self.dataset.value, self.model.value, *others)
+        dials = (self.model, self.bridge, self.sampler, self.vocoder)
+        return Choice(self.dataset.value, *(dial.value or None for dial in dials))

@@ -18,6 +18,7 @@ from .play_boxes import BesideBox, ModelBox, QueryBox, SoundBox, box, menu
 from .play_media import message, progress_bar, tile
 from clipsynth.results.playground import (
     EACH,
+    MODELS,
     Choice,
     Dials,
     Job,
@@ -107,7 +108,7 @@ class _Loading(_Controls):
         "Load what is chosen now, unless something else is chosen before its turn comes."
         self._loads += 1
         number, choice = self._loads, self.model.choice
-        self.status.value = message(f"loading {choice.model} of {choice.dataset} …")
+        self.status.value = message(f"loading {choice.model or MODELS[0]} of {choice.dataset} …")
         self.worker.ask(lambda job: self._load(choice, number))
 
     def _load(self, choice: Choice, number: int) -> None:
@@ -118,14 +119,16 @@ class _Loading(_Controls):
         self.explorer.show(synthesizer)
         self._loaded = number
         if self._job is None:
-            told = f"ready: {choice.model} of {choice.dataset}, bridge {synthesizer.bridge}"
+            made = f"{synthesizer.model} of {choice.dataset}"
+            told = f"ready: {made}, bridge {synthesizer.bridge}"
             self.status.value = message(told)
 
     def _offer_all(self) -> None:
         "Fill the menus whose words lie in modules that take a second to import."
-        from clipsynth.engine.request import AND, COMBINATIONS
+        from clipsynth.engine.request import COMBINATIONS
         from clipsynth.engine.sampling import SAMPLERS
         from clipsynth.model.magnitude import VOCODERS
+        from clipsynth.model.operators import AND
 
         best = f"the best way ({AND})"
         for dial, own, names in (
@@ -137,8 +140,8 @@ class _Loading(_Controls):
                 dial.options = menu(own, names)
 
     def _failed(self, job: Job, text: str) -> None:
-        self.status.value = message(text, wrong=text != "cancelled")
         self._idle(job)
+        self.status.value = message(text, wrong=text != "cancelled")
 
     def _idle(self, job: Job) -> None:
         if job is self._job:
@@ -258,7 +261,7 @@ class PlayPage(_Making):
             )
 
         label = "the picture" if dials.picture is not None else dials.query.strip()[:40]
-        tasks = tasks_of(dials)
+        tasks = tasks_of(dials, self.models.profile)
         parts = [_Part(tuple(f"{label}, {t}" for t in task.titles), maker(task)) for task in tasks]
         self._make(parts, self._unknown(dials), job)
 

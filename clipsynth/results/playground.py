@@ -9,9 +9,9 @@ __all__ = ['Work', 'MODELS', 'EACH', 'USES', 'Stopped', 'Job', 'Worker', 'reason
 # %% ../../nbs/results/playground.ipynb #5cd92304
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,7 +100,7 @@ class Choice(NamedTuple):
     "Which synthesizer makes the sound."
 
     dataset: str
-    model: str = "clipsynth"
+    model: str | None = None  # clipsynth, for an "and" the guided one, when None
     bridge: str | None = None  # the profile's, where it can be, when None
     sampler: str | None = None  # the profile's when None
     vocoder: str | None = None  # the profile's when None
@@ -128,7 +128,14 @@ class Models:
         kept: int = 3,  # at a time; each takes some tens of megabytes
     ):
         self.profile, self.device = profile, device
-        self.get: Callable[[Choice], Synthesizer] = lru_cache(kept)(self._load)
+        self._kept: Callable[[Choice], Synthesizer] = lru_cache(kept)(self._load)
+
+    def get(
+        self,
+        choice: Choice,
+    ) -> "Synthesizer":
+        "The synthesizer of a choice; raises `UserError`."
+        return self._kept(choice._replace(model=choice.model or MODELS[0]))
 
     def _load(self, choice: Choice) -> "Synthesizer":
         import torch
@@ -137,14 +144,14 @@ class Models:
         from clipsynth.model.audio import AUDIO
 
         dataset, model, bridge, sampler, vocoder = choice
-        what = (dataset, model, self.profile, self.device, sampler)
+        what = (dataset, model or MODELS[0], self.profile, self.device, sampler)
         made = Synthesizer(*what, vocoder=vocoder, bridge=bridge)
         made.waveforms(torch.zeros(1, AUDIO.mels, AUDIO.frames))
         made.encoder  # noqa: B018 - loaded at once, too
         return made
 
-# %% ../../nbs/results/playground.ipynb #75ee66aa
-EACH = "all five, side by side"
+# %% ../../nbs/results/playground.ipynb #098a5105
+EACH = "all ways, side by side"
 USES = ("make it again", "go on from it")  # of a sound
 
 
@@ -198,20 +205,19 @@ class Task(NamedTuple):
 
 def tasks_of(
     dials: Dials,
+    profile: Profile,
 ) -> list[Task]:
     "What is to be made; raises `UserError`."
-    if dials.combine != EACH:
-        titles = tuple(f"seed {seed}" for seed in dials.seeds)
-        return [Task(titles, dials.choice, dials.request(), dials.seeds)]
     from clipsynth.engine.request import COMBINATIONS
+    from clipsynth.engine.sound_files import model_for
 
-    tasks, seeds = [], dials.seeds[:1]
-    for way, meaning in COMBINATIONS.items():
-        request = dials.request(way)
-        if len(replace(request, combine="sum").parts) < 2:
-            raise UserError("side by side needs two queries: write, for example, violin and piano")
-        model = "clipsynth-guided" if way == "guided" else dials.choice.model
-        choice = dials.choice._replace(model=model)
-        told = meaning if model == dials.choice.model else f"{meaning.partition(' (')[0]} ({model})"
-        tasks.append(Task((f"{way}: {told}",), choice, request, seeds))
-    return tasks
+    def task(titles: Sequence[str], request: "Request", seeds: tuple[int, ...]) -> Task:
+        model = dials.choice.model or model_for(request, profile, dials.choice.dataset)
+        return Task(tuple(titles), dials.choice._replace(model=model), request, seeds)
+
+    if dials.combine != EACH:
+        return [task([f"seed {seed}" for seed in dials.seeds], dials.request(), dials.seeds)]
+    if len(dials.request(next(iter(COMBINATIONS))).parts) < 2:
+        raise UserError("side by side needs two queries: write, for example, violin and piano")
+    ways = COMBINATIONS.items()
+    return [task([f"{way}: {told}"], dials.request(way), dials.seeds[:1]) for way, told in ways]
