@@ -102,7 +102,8 @@ def draw_map(
     name = escape(known.names[chosen])
     side = "end" if x > WIDTH / 2 else "start"
     label = f'<text x="{x + (-8 if side == "end" else 8)}" y="{y - 6}" text-anchor="{side}">'
-    told = f"{len(pictures)} training pictures and {len(texts)} texts, moved {amount:.2f} of the gap"
+    told = f"{len(pictures)} training pictures and {len(texts)} texts"
+    told += f", moved {amount:.2f} of the gap"
     return (
         f'<svg class="cs-map" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="map: {told}">'
         f"{dots(pictures, 'cs-pictures')}{dots(texts, 'cs-texts')}"
@@ -119,22 +120,18 @@ def nearest(
     "The cosine of a moved text and the training picture that is nearest to it."
     return float((known.pictures @ known.moved(amount)[chosen]).max())
 
-# %% ../../nbs/results/gap_explorer.ipynb #8c589047
-class GapExplorer:
-    "The map, a text of it, how far all texts are moved, and the sound of that."
+# %% ../../nbs/results/gap_explorer.ipynb #9e7fec53
+class _Map:
+    "The widgets of the map, a text of it and how far all texts are moved."
 
-    def __init__(
-        self,
-        hear: Callable[[str, "Callable[..., Made]"], None],  # gets a title, and `make`
-        first: str = "",  # the text that is chosen first, if the model knows it
-    ):
+    def __init__(self, first: str):
         import ipywidgets as w
 
         self.known: GapMap | None = None
         self.text = w.Dropdown(options=[], description="text")
         self.amount = w.FloatSlider(0.0, min=0.0, max=MOST, step=0.05, description="of the gap")
         self.button = w.Button(description="hear it there", disabled=True)
-        self.map, self._hear, self._first = w.HTML(), hear, first
+        self.map, self._first = w.HTML(), first
         self.widget = w.VBox([self.map, self.text, self.amount, self.button])
         self.text.observe(self._draw, "value")
         self.amount.observe(self._draw, "value")
@@ -164,6 +161,22 @@ class GapExplorer:
         cosine = f"{nearest(self.known, amount, chosen):.2f}"
         told = f"blue: training pictures, the nearest at cosine {cosine}; orange: texts"
         self.map.value = draw_map(self.known, amount, chosen) + message(told)
+
+    def press(self) -> None:
+        "Ask for the sound of what is chosen."
+        raise NotImplementedError
+
+# %% ../../nbs/results/gap_explorer.ipynb #ba5f51c4
+class GapExplorer(_Map):
+    "The map, a text of it, how far all texts are moved, and the sound of that."
+
+    def __init__(
+        self,
+        hear: Callable[[str, "Callable[..., Made]"], None],  # gets a title, and `make`
+        first: str = "",  # the text that is chosen first, if the model knows it
+    ):
+        super().__init__(first)
+        self._hear = hear
 
     def press(self) -> None:
         "Ask for the sound of the chosen text where it is now."

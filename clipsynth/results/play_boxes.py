@@ -47,7 +47,7 @@ def menu(
     "The options of a menu."
     return [(own, ""), *((name, name) for name in names)]
 
-
+# %% ../../nbs/results/play_boxes.ipynb #4d4517de
 class Upload:
     "A button that takes a file, what became of it, and a button to forget it."
 
@@ -62,7 +62,6 @@ class Upload:
         import ipywidgets as w
 
         self._ask, self._read, self._shown = ask, read, shown
-        self.value: Any = None  # what was read
         self.taken: Callable[[], None] = lambda: None  # called when it was
         self.button = w.FileUpload(accept=accept, description=what)
         self.forgetter = w.Button(description=f"forget the {what}")
@@ -108,7 +107,7 @@ def _thumbnail(picture: "np.ndarray") -> str:
 def _length(sound: "torch.Tensor") -> str:
     return message(f"a sound of {len(sound) / 16_000:.1f} seconds")
 
-
+# %% ../../nbs/results/play_boxes.ipynb #64c79d37
 class QueryBox:
     "What should sound, words or a picture, and how many sounds of it."
 
@@ -160,8 +159,8 @@ class SoundBox:
         self.seconds = w.BoundedFloatText(0, min=0, max=SECONDS, step=1, description="seconds")
         self.seconds.tooltip = "length; 0: one window, or that of the sound to make again"
         note = w.HTML(
-            "<p class=cs-note>seconds: 0 is one window of 4.1, or as long as the sound that is made "
-            "again; strength: how much of that is new</p>"
+            "<p class=cs-note>seconds: 0 is one window of 4.1, or as long as the sound that is "
+            "made again; strength: how much of that is new</p>"
         )
         parts = (self.upload.widget, self.source, self.use, self.strength, self.seconds, note)
         self.widget = box("From another sound", *parts)

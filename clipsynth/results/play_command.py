@@ -83,7 +83,7 @@ def is_loopback(
         return ipaddress.ip_address(host).is_loopback
     return host == "localhost"
 
-
+# %% ../../nbs/results/play_command.ipynb #f9c2b0a6
 def _settings(page: Path, host: str, pages: int) -> Any:  # a traitlets Config
     "What Voilà is told."
     from tornado.web import HTTPError
@@ -92,7 +92,7 @@ def _settings(page: Path, host: str, pages: int) -> Any:  # a traitlets Config
     def admit(handler: Any, notebook: Any, cwd: str) -> None:
         if len(handler.kernel_manager.list_kernel_ids()) >= pages:
             raise HTTPError(503, f"{pages} pages are open: close one, or start with --pages")
-        handler.xsrf_token  # noqa: B018 - sets the cookie with which a page that goes ends its kernel
+        handler.xsrf_token  # noqa: B018 - sets the cookie that lets a page end its kernel
 
     config = Config()
     config.Voila = Config(
@@ -193,4 +193,4 @@ class Play(Verb):
         print(address, flush=True)
         if not is_loopback(self.host):
             told = f"other machines can reach it at {self.host}"
-            notice(f"{told}: whoever has the token of this address can use it, give it to nobody else")
+            notice(f"{told}: whoever has the token of this address can use it, keep it to yourself")
