@@ -15,17 +15,21 @@ readme = ROOT / "README.md"
 CARRIED = ("paper/*.csv", "weights/miniclip.*", "weights/magnitude.*", "weights/mini-*/clipsynth.*",
            "weights/mini-*/bridges.*", "weights/mini-*/audio-net.*", "weights/mini-*/mel-net.*",
            "records/mini-*/real-test.*", "records/mini-*/manifest.*", "records/mini-*/second-opinion.*")
+NOTEBOOKS = ("07_play",)  # that run from a wheel, too
 
 
 class BuildWithData(build_py):
-    """The library with some of data/ inside; an editable install reads the checkout's."""
+    """The library with some of data/ and nbs/ inside; an editable install reads the checkout's."""
 
     def run(self) -> None:
         super().run()
         if getattr(self, "editable_mode", False):
             return
-        for path in (path for pattern in CARRIED for path in sorted((ROOT / "data").glob(pattern))):
-            target = Path(self.build_lib, about["lib_name"], "_data", path.relative_to(ROOT / "data"))
+        carried = {path: path.relative_to(ROOT / "data")
+                   for pattern in CARRIED for path in sorted((ROOT / "data").glob(pattern))}
+        carried |= {ROOT / f"nbs/{name}.ipynb": Path(f"nbs/{name}.ipynb") for name in NOTEBOOKS}
+        for path, place in carried.items():
+            target = Path(self.build_lib, about["lib_name"], "_data", place)
             self.mkpath(str(target.parent))
             self.copy_file(str(path), str(target))
 
@@ -43,11 +47,11 @@ setup(
     license="Apache-2.0",
     keywords=about["keywords"].split(),
     packages=find_packages(include=["clipsynth", "clipsynth.*"]),
-    package_data={about["lib_name"]: ["results/page/*", "listen/static/*", "engine/browser/*"]},  # templates, scripts
+    package_data={about["lib_name"]: ["results/page/*", "results/play_page/*", "listen/static/*", "engine/browser/*"]},
     python_requires=f">={about['min_python']}",
     install_requires=about["requirements"].split() + about["pip_requirements"].split(),
     extras_require={name: about[f"{name}_requirements"].split()
-                    for name in ("dev", "download", "export", "cluster", "outside", "judges", "listen")},
+                    for name in ("dev", "download", "export", "cluster", "outside", "judges", "listen", "play")},
     entry_points={
         "console_scripts": about["console_scripts"].split(),
         "nbdev": [f"{about['lib_name']}={about['lib_name']}._modidx:d"],

@@ -223,6 +223,7 @@ VERBS: dict[str, str] = {  # each in the folder that does its work; loaded when 
     "bridges": "clipsynth.engine.bridging:Bridges",
     "page": "clipsynth.engine.browser_page:Page",
     "eval": "clipsynth.results.evaluate:Eval",
+    "play": "clipsynth.results.play_command:Play",
     "listen build": "clipsynth.listen.listen_command:Build",
     "listen serve": "clipsynth.listen.listen_command:Serve",
     "listen export": "clipsynth.listen.listen_command:Export",
