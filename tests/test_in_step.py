@@ -106,7 +106,7 @@ def test_every_report_is_in_step() -> None:
 
 def test_tree_is_light() -> None:
     size = {path: (ROOT / path).stat().st_size for path in files()}
-    assert sum(size.values()) <= 63 * 2**20, "a clone is quick, and fits the 64 MiB of a machine that is lent"
+    assert sum(size.values()) <= 63.5 * 2**20, "a clone is quick, and fits the 64 MiB of a machine that is lent"
     assert sum(n for path, n in size.items() if path.parts[:2] == ("data", "weights")) <= 40 * 10**6
 
 
