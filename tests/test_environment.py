@@ -363,7 +363,7 @@ def test_make_builds_the_environment_there(tmp_path: Path) -> None:
     run("make", "test", "PYTHON=./stand-in", "ARGS=-k word", cwd=clone)
     steps = (clone / "steps").read_text(encoding="utf-8").splitlines()
     assert steps == [".ci/python_version.py", "-m pip install --disable-pip-version-check -c constraints.txt -e .[dev]",
-                     "-m pytest -k word"]
+                     ".ci/runtime.py", "-m pytest -k word"]
 
 
 def test_a_kernel_without_clipsynth_says_so(tmp_path: Path) -> None:
