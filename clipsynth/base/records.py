@@ -88,7 +88,7 @@ def in_steps(
     return (np.round(np.asarray(array, dtype=np.float32) * steps) / steps).astype(np.float16)
 
 # %% ../../nbs/base/records.ipynb #819f5043
-TOLERANCE = 0.01  # of the spread, unless a record says otherwise; another trial's row: 1.4
+TOLERANCE = 0.03  # of the spread, unless a record says otherwise; another trial's row: 1.4
 Rows = Callable[[np.ndarray], dict[str, np.ndarray]]  # row numbers (n,) -> arrays (n, ...)
 
 
