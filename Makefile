@@ -26,6 +26,7 @@ readme: $(READY)  ## run the cover notebook, and write README.md from it
 	@$(BIN)/python .ci/readme.py
 
 test: $(READY)  ## every check; ARGS="-k word" picks some
+	@$(BIN)/python .ci/runtime.py
 	@$(BIN)/python -m pytest $(ARGS)
 
 notebooks: $(READY)  ## export, then run every notebook in place from a clean kernel and clean it
@@ -59,5 +60,4 @@ $(READY): settings.ini setup.py constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the environment in $(VENV): a few minutes and some GB the first time"
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	@$(BIN)/python .ci/runtime.py
 	@touch $@

@@ -7,7 +7,7 @@ __all__ = ['SLIMMEST', 'load_picture', 'one_query', 'Words', 'BridgedWords', 'Pr
 
 # %% ../../nbs/engine/queries.ipynb #374ef929
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -211,6 +211,12 @@ class PromptedWords(BridgedWords):
 class Queries(PromptedWords):
     "Words and pictures as embeddings (paper §2.1): E(q)."
 
+    def unlearned(self, texts: Iterable[str]) -> str:  # empty where all is known
+        "What is to be said of words that the query encoder has not learned."
+        unknown = [word for text in texts for word in self.encoder.unknown_words(text)]
+        words = ", ".join(dict.fromkeys(word[:20] for word in unknown[:5]))
+        return f"MiniCLIP has not learned {words}: the sound may be anything" if unknown else ""
+
     def embed_text(
         self,
         queries: Sequence[str],  # plain words, e.g. ["violin"]; the prompt is added here
@@ -218,10 +224,8 @@ class Queries(PromptedWords):
     ) -> torch.Tensor:  # (n, width), unit norm
         "Embeddings of text queries in the prompt; tells unknown words; raises `UserError`."
         texts = [check_query(query) for query in check_texts(queries, "embed_text")]
-        unknown = [word for text in texts for word in self.encoder.unknown_words(text)]
-        if unknown:
-            words = ", ".join(dict.fromkeys(word[:20] for word in unknown[:5]))
-            notice(f"MiniCLIP has not learned {words}: the sound may be anything")
+        if told := self.unlearned(texts):
+            notice(told)
         bridge = self.bridge if bridge is None else self._usable_bridge(bridge)
         found = self._prompted(texts)
         if bridge == "none":

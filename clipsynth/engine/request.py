@@ -6,20 +6,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..base.hashing import numpy_rng
+from ..base.hashing import seeds_from
 from ..base.process import UserError
 from ..base.settings import did_you_mean
 from ..base.weights import load_config
-from .sampling import Watch
+from .sampling import Watch, numbered
 from ..model.audio import AUDIO, log_mel, normalize
 from ..model.diffusion import Denoiser
 from ..model.editing import OVERLAP, blend, inpaint, lead_away, shorten
@@ -31,6 +30,7 @@ from clipsynth.model.operators import (
     add_mels,
     mix_sounds,
     operator,
+    part_seeds,
 )
 from ..model.query import as_condition
 
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from clipsynth.engine.synth import Voiced
 
 # %% auto #0
-__all__ = ['COMBINATIONS', 'Wrap', 'Request', 'request_of', 'samples_for', 'condition_of', 'strength', 'mean_picture', 'Made',
-           'make_sounds']
+__all__ = ['COMBINATIONS', 'Wrap', 'Request', 'request_of', 'samples_for', 'condition_of', 'each_guidance', 'mean_picture',
+           'Made', 'make_sounds', 'make_mels']
 
 # %% ../../nbs/engine/request.ipynb #16b29e1a
 COMBINATIONS: dict[str, str] = {  # ways to understand "a and b"
@@ -149,17 +149,11 @@ def condition_of(
         return first, lambda denoiser: lead_away(process, denoiser, scale, away)
     if not others:
         return first, synthesizer.guidance(1.0 if scale is None else scale)
-    how, process, scale = (
-        operator(request.how),
-        synthesizer.diffusion,
-        strength(synthesizer, request),
-    )
-    assert how.wrap is not None  # or the parts were sampled alone
-    wrap, asked = how.wrap, [as_condition(other).to(synthesizer.device) for other in others]
-    return first, lambda denoiser: wrap(process, denoiser, asked, scale)
+    scale = each_guidance(synthesizer, request)
+    return first, operator(request.how).around(synthesizer.diffusion, others, scale)
 
 # %% ../../nbs/engine/request.ipynb #279522ec
-def strength(
+def each_guidance(
     synthesizer: Voiced,
     request: Request,  # of several queries
 ) -> float:
@@ -193,37 +187,39 @@ def make_sounds(
     watch: Watch | None = None,  # called after each step; what it raises ends the work
 ) -> Made:
     "Sounds as a request has them; raises `UserError`."
+    if request.operator and request.operator.sounds:
+        parts = _parts(synthesizer, request, seeds, watch)
+        mixed = mix_sounds([make_sounds(synthesizer, *part).sounds for part in parts])
+        return Made(normalize(log_mel(mixed)).clamp(-1, 1), mixed)
+    pieces = make_mels(synthesizer, request, seeds, watch)
+    return Made(torch.cat(pieces, -1), _voiced(synthesizer, request, pieces))
+
+# %% ../../nbs/engine/request.ipynb #c34ee714
+def make_mels(
+    synthesizer: Voiced,
+    request: Request,  # of one mel: with no operator that adds sounds
+    seeds: Sequence[int] = (0,),  # a mel for each
+    watch: Watch | None = None,  # called after each step; what it raises ends the work
+) -> list[torch.Tensor]:  # piece after piece, each (seeds, mels, some frames) in [-1, 1]
+    "Mels as a request has them, in the pieces that are spoken one by one; raises `UserError`."
     how = request.operator
     if how and how.apart:
-        return _added(synthesizer, request, how, seeds, watch)
+        parts = _parts(synthesizer, request, seeds, watch)
+        alone = [make_mels(synthesizer, *part) for part in parts]
+        frames = [piece.shape[-1] for piece in alone[0]]
+        return list(add_mels([torch.cat(mel, -1) for mel in alone]).split(frames, -1))
     rounds: dict[str, Any] = {"rounds": how.rounds} if how and how.rounds > 1 else {}
     if rounds and (request.style is not None or request.after is not None or request.seconds):
         raise UserError(f"{request.how!r} makes one window: take another way to combine")
     condition, wrap = condition_of(synthesizer, request)
     if request.style is not None:
-        return _again(synthesizer, request, condition, wrap, seeds, watch)
+        return [_again(synthesizer, request, condition, wrap, seeds, watch)]
     if request.after is None and request.seconds is None:
         many = condition.expand(len(seeds), -1)
-        mels = synthesizer.mels(many, seeds, request.steps, wrap=wrap, watch=watch, **rounds)
-        return Made(mels, synthesizer.waveforms(mels))
-    made, told = [], _numbered(watch, len(seeds))
-    for seed in seeds:
-        made.append(_longer(synthesizer, request, condition, wrap, seed, told))
-    return Made(*(torch.cat(parts) for parts in zip(*made, strict=True)))
-
-# %% ../../nbs/engine/request.ipynb #931b43b8
-def _numbered(watch: Watch | None, times: int) -> Watch | None:
-    "A watch over work that is done some times: its steps are numbered through."
-    if watch is None:
-        return None
-    before = 0
-
-    def told(done: int, total: int, guess: torch.Tensor) -> None:
-        nonlocal before
-        watch(before + done, times * total, guess)
-        before += total if done == total else 0
-
-    return told
+        return [synthesizer.mels(many, seeds, request.steps, wrap=wrap, watch=watch, **rounds)]
+    told = numbered(watch, len(seeds))
+    each = [_longer(synthesizer, request, condition, wrap, seed, told) for seed in seeds]
+    return [torch.cat(same) for same in zip(*each, strict=True)]
 
 # %% ../../nbs/engine/request.ipynb #64098326
 def _longer(
@@ -233,59 +229,77 @@ def _longer(
     wrap: Wrap | None,
     seed: int,
     watch: Watch | None,
-) -> Made:
-    "A sound of any length, perhaps one that goes on from another."
-    old, mel = torch.zeros(0), torch.zeros(1, 1, AUDIO.mels, 0)
+) -> list[torch.Tensor]:  # each (1, mels, some frames)
+    "A mel of any length, perhaps behind the end of a sound."
+    old = None
     if request.after is not None:
-        old, mel = _end_of(request.after)
+        end = normalize(log_mel(_whole(request.after)[None]))[..., -AUDIO.frames :]
+        old = end[:, None].clamp(-1, 1)
+    frames = -(-_samples(request) // AUDIO.hop)
+    fresh = synthesizer.windows(condition, seed, frames, request.steps, wrap, old, watch)
+    pieces = [*([] if old is None else [old]), *fresh]
+    return [piece[:, 0].cpu() for piece in pieces]
+
+# %% ../../nbs/engine/request.ipynb #samp0001
+def _samples(
+    request: Request,  # of another length than a window
+) -> int:
+    "How much is made, new or again; raises `UserError`."
+    style, after, seconds = request.style, request.after, request.seconds
+    if style is not None:
+        samples = len(style) if seconds is None else samples_for(seconds)
+        if not samples or samples > len(style):
+            raise UserError(f"the sound to make again has {len(style)} samples: not enough")
+        return samples
+    old = 0 if after is None else len(_whole(after))
     window = AUDIO.frames * AUDIO.hop / AUDIO.sample_rate
-    samples = samples_for(
-        len(old) / AUDIO.sample_rate + window if request.seconds is None else request.seconds
-    ) - len(old)
+    seconds = old / AUDIO.sample_rate + window if seconds is None else seconds
+    samples = samples_for(seconds) - old
     if samples <= 0:
-        raise UserError(f"{request.seconds:g} seconds are not longer than the sound to go on from")
-    first = [mel] if mel.shape[-1] else []
-    frames = -(-samples // AUDIO.hop)
-    kept: list[torch.Tensor] = []
-    after = first[0] if first else None
-
-    def pieces() -> Iterator[torch.Tensor]:
-        for piece in chain(
-            first, synthesizer.windows(condition, seed, frames, request.steps, wrap, after, watch)
-        ):
-            kept.append(piece.cpu())
-            yield piece
-
-    spoken = torch.cat(list(synthesizer.spoken(pieces(), mel.shape[-1] * AUDIO.hop + samples)))
-    return Made(torch.cat(kept, -1)[:, 0], _joined(old, spoken, mel)[None])
+        raise UserError(f"{seconds:g} seconds are not longer than the sound to go on from")
+    return samples
 
 # %% ../../nbs/engine/request.ipynb #c1549ae7
-def _end_of(
+def _whole(
     sound: torch.Tensor,  # (samples,) in [-1, 1]
-) -> tuple[torch.Tensor, torch.Tensor]:  # whole hops of it, and (1, 1, mels, frames) of its end
-    "A sound to go on from; raises `UserError` for one that is too short."
+) -> torch.Tensor:  # (samples,)
+    "The whole hops of a sound to go on from; raises `UserError` for one that is too short."
     frames = len(sound) // AUDIO.hop
     if frames < OVERLAP:
         least = OVERLAP * AUDIO.hop / AUDIO.sample_rate
         raise UserError(f"a sound to go on from lasts {least:.2f} seconds at least")
-    old = sound[: frames * AUDIO.hop]
-    return old, normalize(log_mel(old[None]))[..., -AUDIO.frames :][:, None].clamp(-1, 1)
+    return sound[: frames * AUDIO.hop]
 
 
 def _joined(
     old: torch.Tensor,  # (samples,), whole hops
-    spoken: torch.Tensor,  # (samples,), the vocoder's, from the mel's beginning
-    mel: torch.Tensor,  # (1, 1, mels, frames) of the end of `old`
+    spoken: torch.Tensor,  # (samples,), the vocoder's, from the mel of the old end on
+    begin: int,  # where in it the old sound ends
 ) -> torch.Tensor:  # (samples,)
     "The old sound itself, then the new one; in the last hop before it one fades into the other."
-    if not len(old):
-        return spoken
-    share = torch.linspace(0, 1, AUDIO.hop)
-    begin = mel.shape[-1] * AUDIO.hop
-    mixed = (
-        old[-AUDIO.hop :] * (1 - share).sqrt() + spoken[begin - AUDIO.hop : begin] * share.sqrt()
-    )
+    share, last = torch.linspace(0, 1, AUDIO.hop), slice(begin - AUDIO.hop, begin)
+    mixed = old[-AUDIO.hop :] * (1 - share).sqrt() + spoken[last] * share.sqrt()
     return torch.cat([old[: -AUDIO.hop], mixed, spoken[begin:]]).clamp(-1, 1)
+
+# %% ../../nbs/engine/request.ipynb #voic0001
+def _voiced(
+    synthesizer: Voiced,
+    request: Request,
+    pieces: Sequence[torch.Tensor],  # of `make_mels`
+) -> torch.Tensor:  # (seeds, samples) in [-1, 1]
+    "What the vocoder says of a request's mel, at the length that was asked for."
+    if request.style is not None:
+        return synthesizer.waveforms(pieces[0])[:, : _samples(request)]
+    if request.after is None and request.seconds is None:
+        return synthesizer.waveforms(pieces[0])
+    begin = 0 if request.after is None else pieces[0].shape[-1] * AUDIO.hop
+    sounds = []
+    for number in range(len(pieces[0])):
+        mine = (piece[number][None, None] for piece in pieces)
+        spoken = torch.cat(list(synthesizer.spoken(mine, begin + _samples(request))))
+        old = request.after
+        sounds.append(spoken if old is None else _joined(_whole(old), spoken, begin))
+    return torch.stack(sounds)
 
 # %% ../../nbs/engine/request.ipynb #afdf6838
 def _again(
@@ -295,12 +309,10 @@ def _again(
     wrap: Wrap | None,
     seeds: Sequence[int],
     watch: Watch | None,
-) -> Made:
-    "A sound made again with the request's query (SDEdit)."
+) -> torch.Tensor:  # (seeds, mels, frames) in [-1, 1]
+    "A sound's mel made again with the request's query (SDEdit)."
     assert request.style is not None
-    samples = len(request.style) if request.seconds is None else samples_for(request.seconds)
-    if not samples or samples > len(request.style):
-        raise UserError(f"the sound to make again has {len(request.style)} samples: not enough")
+    samples = _samples(request)
     width, fresh = AUDIO.frames, AUDIO.frames - OVERLAP
     rounds = max(0, -(-(-(-samples // AUDIO.hop) - width) // fresh))
     frames = width + rounds * fresh
@@ -309,7 +321,7 @@ def _again(
     steps = synthesizer.profile.eval.sample_steps if request.steps is None else request.steps
     how: dict[str, Any] = {
         "steps": max(2, round(request.strength * steps)),
-        "watch": _numbered(watch, rounds + 1),
+        "watch": numbered(watch, rounds + 1),
     }
     process, many = (
         shorten(synthesizer.diffusion, request.strength),
@@ -319,14 +331,13 @@ def _again(
     for start in range(0, frames - OVERLAP, fresh):
         known = F.pad(made[:, None, :, start:], (0, width - (made.shape[-1] - start)))
         asked = _keeping(synthesizer, known, wrap) if start else wrap
-        own = [int(numpy_rng("again", start, seed=seed).integers(2**62)) for seed in seeds]
+        own = seeds_from(seeds, "again", start)
         window = source[:, None, :, start : start + width]
         new = synthesizer.mels(
             many, own, batch=len(seeds), wrap=asked, process=process, initial=window, **how
         )
         made = torch.cat([made, new[..., OVERLAP if start else 0 :]], -1)
-    made = made[..., : -(-samples // AUDIO.hop)]
-    return Made(made, synthesizer.waveforms(made)[:, :samples])
+    return made[..., : -(-samples // AUDIO.hop)]
 
 # %% ../../nbs/engine/request.ipynb #3be39041
 def _keeping(synthesizer: Voiced, known: torch.Tensor, wrap: Wrap | None) -> Wrap:
@@ -340,28 +351,19 @@ def _keeping(synthesizer: Voiced, known: torch.Tensor, wrap: Wrap | None) -> Wra
     return keeps
 
 # %% ../../nbs/engine/request.ipynb #32e76cd1
-def _added(
+def _parts(
     synthesizer: Voiced,
-    request: Request,
-    how: Operator,
+    request: Request,  # of queries that are sampled alone
     seeds: Sequence[int],
     watch: Watch | None,
-) -> Made:
-    "Each query's sound or mel alone, then added at equal power and at one sound's loudness."
+) -> list[tuple[Request, list[int], Watch | None]]:  # for `make_mels` and `make_sounds`
+    "Each query as a request of its own; raises `UserError`."
     if request.after is not None:
         raise UserError(f"{request.how!r} cannot go on from a sound: choose another way to combine")
-    told, parts, scale = _numbered(watch, len(request.parts)), [], strength(synthesizer, request)
-    for number, part in enumerate(request.parts):
-        own = seeds if not number else [_other_seed(seed, number) for seed in seeds]
-        guidance = request.guidance if request.negative else scale
-        alone = replace(request, query=part, combine="words", guidance=guidance)
-        parts.append(make_sounds(synthesizer, alone, own, told))
-    if how.sounds:
-        mixed = mix_sounds([made.sounds for made in parts])
-        return Made(normalize(log_mel(mixed)).clamp(-1, 1), mixed)
-    mels = add_mels([made.mels for made in parts])
-    return Made(mels, synthesizer.waveforms(mels)[:, : parts[0].sounds.shape[1]])
-
-
-def _other_seed(seed: int, number: int) -> int:
-    return int(numpy_rng("part", number, seed=seed).integers(2**62))
+    told, scale = numbered(watch, len(request.parts)), each_guidance(synthesizer, request)
+    guidance = request.guidance if request.negative else scale
+    alone = [
+        replace(request, query=part, combine="words", guidance=guidance) for part in request.parts
+    ]
+    own = part_seeds(seeds, len(alone))
+    return [(one, some, told) for one, some in zip(alone, own, strict=True)]

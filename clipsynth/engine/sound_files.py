@@ -23,7 +23,14 @@ from .queries import one_query
 from .request import Made, Request, request_of
 from .synth import Synthesizer
 from .verbs import Dials
-from ..model.audio import check_output, denormalize, load_audio, save_audio, show_mel
+from clipsynth.model.audio import (
+    AUDIO,
+    check_output,
+    denormalize,
+    load_audio,
+    save_audio,
+    show_mel,
+)
 from ..model.inputs import check_query
 from ..model.operators import AND
 
@@ -146,7 +153,10 @@ def write_made(
     for (seed, path), mel, sound in zip(paths.items(), made.mels, made.sounds, strict=True):
         save_audio(path, sound)
         about: dict[str, Any] = {"file": str(path), "query": request.query, "seed": seed}
-        about |= {"seconds": len(sound) / 16_000, "peak": round(float(sound.abs().max()), 4)}
+        about |= {
+            "seconds": len(sound) / AUDIO.sample_rate,
+            "peak": round(float(sound.abs().max()), 4),
+        }
         about["rms_db"] = round(10 * float(sound.square().mean().clamp(min=1e-12).log10()), 2)
         for name in ("dataset", "model", "bridge", "sampler"):
             about[name] = getattr(synthesizer, name)

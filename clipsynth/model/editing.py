@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..base.hashing import numpy_rng
+from ..base.hashing import seeds_from
 from ..base.process import UserError
 from .diffusion import Denoiser, Diffusion
 
@@ -237,7 +237,7 @@ def continue_sampling(
             if mel is not None:
                 known = F.pad(mel[..., -overlap:], (0, width - overlap))
                 asked = inpaint(process, model, known, torch.arange(width) < overlap, pull)
-                own = [int(numpy_rng("window", window, seed=s).integers(2**62)) for s in seeds]
+                own = seeds_from(seeds, "window", window)
             made = sampler(process, asked, condition, seeds=own, shape=shape, **options)
             fresh = made if mel is None else made[..., overlap:]
             yield fresh[..., :left]

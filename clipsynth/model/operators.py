@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Wrap', 'Rule', 'OPERATORS', 'AND', 'AND_GUIDANCE', 'Sample', 'mel_level', 'add_mels', 'Operator', 'operator',
-           'each_alone', 'combine_mels', 'combine_sounds', 'mix_sounds', 'evaluations']
+           'part_seeds', 'each_alone', 'combine_mels', 'combine_sounds', 'mix_sounds', 'evaluations']
 
 # %% ../../nbs/model/operators.ipynb #906d6318
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from ..base.hashing import numpy_rng
+from ..base.hashing import seeds_from
 from ..base.process import UserError
 from .audio import AUDIO, denormalize, filters, normalize
 from .diffusion import Denoiser, Diffusion
@@ -65,6 +65,17 @@ class Operator:
     def apart(self) -> bool:
         "Whether each query is sampled alone."
         return self.wrap is None
+
+    def around(
+        self,
+        process: Diffusion,  # the network's own
+        others: Sequence[torch.Tensor],  # queries beside the sampler's, (n, width), unit norm
+        guidance: float,
+    ) -> Callable[[Denoiser], Denoiser]:
+        "The denoiser wrapper for these queries, of an operator that has one."
+        wrap, asked = self.wrap, [as_condition(query.float()) for query in others]
+        assert wrap is not None  # or each query is sampled alone
+        return lambda denoiser: wrap(process, denoiser, asked, guidance)
 
 
 def _scores(
@@ -162,6 +173,14 @@ def operator(
 Sample = Callable[..., torch.Tensor]  # (queries, seeds, wrap=, batch=, ...) -> mels in [-1, 1]
 
 
+def part_seeds(
+    seeds: Sequence[int],
+    parts: int,  # queries that are sampled alone
+) -> list[list[int]]:  # for each part
+    "The seeds of the first query, and seeds of their own for each further one."
+    return [list(seeds), *(seeds_from(seeds, "part", number) for number in range(1, parts))]
+
+
 def each_alone(
     sample: Sample,  # such as `Synthesizer.mels`
     queries: Sequence[torch.Tensor],  # two or more, each (n, width), unit norm
@@ -173,10 +192,7 @@ def each_alone(
     _check(queries, seeds)
     if guidance != 1:
         options["wrap"] = partial(guide, scale=guidance)
-    own = [list(seeds)]
-    for number in range(1, len(queries)):
-        drawn = [numpy_rng("part", number, seed=int(seed)) for seed in seeds]
-        own.append([int(rng.integers(2**62)) for rng in drawn])
+    own = part_seeds(seeds, len(queries))
     pairs = zip(queries, own, strict=True)
     return [sample(query, some, batch=len(some), **options) for query, some in pairs]
 
@@ -195,20 +211,13 @@ def combine_mels(
     how = operator(name)
     if how.sounds:
         raise UserError(f"operator {name!r} adds sounds, it makes no mel: call combine_sounds")
-    if how.wrap is None:
+    if how.apart:
         return add_mels(each_alone(sample, queries, seeds, guidance, **options), equal)
     _check(queries, seeds)
-    others = [as_condition(query.float()) for query in queries[1:]]
     if how.rounds > 1:
         options["rounds"] = how.rounds
-    wrap = partial(_wrapped, how.wrap, process, others, guidance)
+    wrap = how.around(process, queries[1:], guidance)
     return sample(queries[0], list(seeds), wrap=wrap, batch=len(seeds), **options)
-
-
-def _wrapped(
-    wrap: Wrap, process: Diffusion, others: Sequence[torch.Tensor], scale: float, denoiser: Denoiser
-) -> Denoiser:
-    return wrap(process, denoiser, others, scale)
 
 # %% ../../nbs/model/operators.ipynb #b2b10e6c
 def combine_sounds(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNREPORTED', 'WAYS', 'CANDIDATES', 'TRAINED', 'TRAINED_ON', 'COUNTS', 'Way', 'ways_of', 'and_pairs', 'and_sounds',
-           'listened', 'trained_record', 'and_record', 'both_heard', 'best_operator', 'and_records']
+           'listened', 'trained_record', 'and_record', 'both_heard', 'best_operator', 'and_example', 'and_records']
 
 # %% ../../nbs/results/compose_study.ipynb #9cdfc02e
 from collections.abc import Mapping
@@ -20,7 +20,16 @@ from ..base.process import UserError
 from ..base.records import in_steps
 from ..engine.synth import Synthesizer
 from ..model.editing import guide
-from ..model.operators import OPERATORS, combine_sounds, mix_sounds, operator
+from clipsynth.model.operators import (
+    AND_GUIDANCE,
+    OPERATORS,
+    add_mels,
+    combine_mels,
+    combine_sounds,
+    each_alone,
+    mix_sounds,
+    operator,
+)
 from .bench import Bench, is_certified
 from .compose import Pairs, both_at_once
 from .mixture_training import mixed_config, with_mixed_model
@@ -92,7 +101,8 @@ def and_pairs(
     label, mine = trials["label"], (trials["video"] % 4 == 0) == (split == "choice")
     if len(set(label[mine])) < 2:  # a world with a handful of videos is not divided
         mine[:] = True
-    can, shown = np.flatnonzero(mine), bench.shown[mine[bench.shown]]
+    can, shown = np.flatnonzero(mine), np.unique(label, return_index=True)[1]
+    shown = shown[mine[shown]]  # the first trials of their classes
     drawn = can[numpy_rng("and", split).integers(len(can), size=(8 * count, 2))]
     drawn = np.concatenate([shown[: len(shown) // 2 * 2].reshape(-1, 2)[:4], drawn])
     return Pairs(*drawn[label[drawn[:, 0]] != label[drawn[:, 1]]][:count].T)
@@ -202,7 +212,34 @@ def best_operator(
     can = [name for name in shares if not operator(WAYS[name].how).sounds]
     return min(can, key=lambda name: (-round(shares[name], 6), cost[name]))
 
+# %% ../../nbs/results/compose_study.ipynb #exam0001
+def and_example(
+    bench: Bench,
+    counts: Mapping[str, int] = COUNTS,  # pairs of each set
+) -> dict[str, np.ndarray]:  # 'mels' (1, 4, mels, frames) float16 in [-1, 1]; 'label' (1, 2)
+    "The first pair of the report: both alone, the sum of their powers, the guided conjunction."
 
+    def first() -> Pairs:
+        return Pairs(*(side[:1] for side in and_pairs(bench, "report", counts["report"])))
+
+    def make(some: np.ndarray) -> dict[str, np.ndarray]:
+        pair, model = first(), bench.synthesizer("clipsynth-guided")
+        asked, seeds = [queries(bench, "image", s) for s in pair], bench.trials.seed[pair.first]
+        alone = each_alone(model.mels, asked, list(seeds), AND_GUIDANCE)
+        slopes = combine_mels("guided", model.mels, model.diffusion, asked, list(seeds))
+        mels = torch.stack([*alone, add_mels(alone), slopes], dim=1)
+        label = trial_record(bench)["label"][np.stack(pair, axis=1)]
+        return {"mels": mels.numpy().astype(np.float16), "label": label}
+
+    return bench.rows(
+        "and-example",
+        make,
+        lambda: bench.trials.row[np.stack(first(), axis=1)],
+        "clipsynth-guided",
+        settings={"guidance": AND_GUIDANCE, "count": counts["report"]},
+    )
+
+# %% ../../nbs/results/compose_study.ipynb #reco0001
 def and_records(
     bench: Bench,
 ) -> None:
@@ -213,3 +250,5 @@ def and_records(
             and_record(bench, name, "report")
         if name in CANDIDATES:
             and_record(bench, name, "choice")
+    if weights_file(bench.profile, bench.dataset, "clipsynth-guided").exists():
+        and_example(bench)

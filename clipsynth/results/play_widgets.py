@@ -51,8 +51,8 @@ class _Controls:
     def __init__(
         self,
         profile: Profile,
-        dataset: str | None = None,  # the profile's first one when None
-        query: str = "violin",
+        dataset: str | None,  # the profile's first one when None
+        query: str,
     ):
         import ipywidgets as w
 
@@ -105,7 +105,13 @@ class _Menus(_Controls):
 class _Loading(_Menus):
     "The page and its models."
 
-    def __init__(self, profile: Profile, dataset: str | None, query: str, device: str):
+    def __init__(
+        self,
+        profile: Profile,
+        dataset: str | None = None,  # the profile's first one when None
+        query: str = "violin",
+        device: str = "auto",
+    ):
         super().__init__(profile, dataset, query)
         self.models = Models(profile, device)
         self._job: Job | None = None  # that makes sounds
@@ -237,11 +243,10 @@ class _Asking(_Making):
 
     def _unknown(self, dials: Dials) -> str:
         "What is to be said of words that the query encoder has not learned."
-        encoder = self.models.get(dials.choice).encoder
         query = "" if dials.picture is not None else dials.query
-        words = encoder.unknown_words(" ".join([query, dials.blend, dials.negative]))
-        told = ", ".join(dict.fromkeys(word[:20] for word in words[:5]))
-        return f"; MiniCLIP has not learned {told}: the sound may be anything" if told else ""
+        texts = [" ".join([query, dials.blend, dials.negative])]
+        told = self.models.get(dials.choice).unlearned(texts)
+        return f"; {told}" if told else ""
 
     def _answer(self, dials: Dials, job: Job) -> None:
         from clipsynth.engine.request import make_sounds
@@ -259,15 +264,6 @@ class _Asking(_Making):
 # %% ../../nbs/results/play_widgets.ipynb #2c4bc713
 class PlayPage(_Asking):
     "The playground: nothing is sampled before the button is pressed."
-
-    def __init__(
-        self,
-        profile: Profile,
-        dataset: str | None = None,  # the profile's first one when None
-        query: str = "violin",
-        device: str = "auto",
-    ):
-        super().__init__(profile, dataset, query, device)
 
     def press(self, *_: Any) -> None:
         "Make what the dials say now."
