@@ -27,7 +27,7 @@ readme: $(READY)  ## run the cover notebook, and write README.md from it
 
 test: $(READY)  ## every check; ARGS="-k word" picks some
 	@$(BIN)/python .ci/runtime.py
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder $(ARGS)
 
 notebooks: $(READY)  ## export, then run every notebook in place from a clean kernel and clean it
 	@$(BIN)/python -c 'from nbdev.doclinks import nbdev_export; nbdev_export()'

@@ -12,13 +12,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
+FIRST = "smoke", "test_paper_profile", "test_records", "test_papermill_forms", "test_notebooks"  # the longest groups
+SMOKE = "test_curve", "test_data", "test_listen_build", "test_notebooks"
 LIMIT = 3_000  # seconds: more than the slowest part takes on a busy machine, less than CI waits; for what hangs
 RUN_NOTEBOOKS = re.findall(r"^RUN_NOTEBOOKS := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[0].split()
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # one of two processes: waiting threads would spin
 SETTINGS = configparser.ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 
@@ -123,6 +128,28 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> SmokeRun:
         run(BIN / "papermill", f"nbs/{name}.ipynb", copy, "-p", "profile", "smoke",
             "--no-progress-bar", "--start-timeout", LIMIT, CLIPSYNTH_DATA=data, CLIPSYNTH_REPORTS=reports)
     return SmokeRun(data, reports, state("reports", "data") == before)
+
+
+def group(test: str) -> str:
+    """What one process runs: a file's tests, but those of four files, which share the smoke run, are one group."""
+    name = Path(test.partition("::")[0]).stem
+    return "smoke" if name in SMOKE and "nbdev_test" not in test else name
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest-xdist's: `make test` has two processes, `-n 0` has one
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return Groups(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest groups come first, so that the processes end together."""
+    items.sort(key=lambda item: FIRST.index(group(item.nodeid)) if group(item.nodeid) in FIRST else len(FIRST))
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,7 @@ FOREIGN: list[bytes | Callable[[Path], None]] = [
     b"[DEFAULT]\nlib_name clipsynth\n", directory, loop, dangling]
 
 
-@pytest.mark.parametrize("content", FOREIGN, ids=str)
+@pytest.mark.parametrize("content", FOREIGN, ids=lambda content: getattr(content, "__name__", repr(content)[:40]))
 def test_a_foreign_settings_file_does_not_matter(content: bytes | Callable[[Path], None], tmp_path: Path) -> None:
     settings, below = tmp_path / "settings.ini", tmp_path / "a/b"
     settings.write_bytes(content) if isinstance(content, bytes) else content(settings)
@@ -363,7 +363,7 @@ def test_make_builds_the_environment_there(tmp_path: Path) -> None:
     run("make", "test", "PYTHON=./stand-in", "ARGS=-k word", cwd=clone)
     steps = (clone / "steps").read_text(encoding="utf-8").splitlines()
     assert steps == [".ci/python_version.py", "-m pip install --disable-pip-version-check -c constraints.txt -e .[dev]",
-                     ".ci/runtime.py", "-m pytest -k word"]
+                     ".ci/runtime.py", "-m pytest -n 2 --dist loadscope --no-loadscope-reorder -k word"]
 
 
 def test_a_kernel_without_clipsynth_says_so(tmp_path: Path) -> None:
