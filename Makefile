@@ -18,7 +18,7 @@ help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' Makefile
 
 reports: $(READY)  ## rebuild every table and figure in reports/, and the README; RECOMPUTE=1 redoes all sampling
-	@$(BIN)/python .ci/notebooks.py reports $(if $(RECOMPUTE),--recompute) $(RUN_NOTEBOOKS)
+	@$(BIN)/python .ci/notebooks.py reports $(if $(RECOMPUTE),--recompute) $(if $(MINUTES),--minutes) $(RUN_NOTEBOOKS)
 	@$(MAKE) --no-print-directory readme
 
 readme: $(READY)  ## run the cover notebook, and write README.md from it

@@ -1,6 +1,7 @@
 """Run notebooks headless: `reports NAME...` copies to reports/runs/, `refresh [NAME...]` works in place.
 
-`reports` keeps in bench/results/minutes.json how long each takes, for the site's page "Reproduce".
+How long a notebook of `reports` takes is kept in bench/results/minutes.json, for the site's page "Reproduce": where it
+is not known yet, or with --minutes, so that a run on any other machine leaves the file as it is.
 """
 import argparse
 import base64
@@ -78,18 +79,17 @@ def keep_outputs(notebook: Path, executed: Path) -> bool:
     return after != before
 
 
-def keep_minutes(name: str, seconds: float, recompute: bool) -> None:
-    """Keep how long a notebook takes, in whole minutes; a run half or twice as long as the kept one changes nothing."""
+def keep_minutes(name: str, seconds: float, recompute: bool, anew: bool = False) -> None:
+    """Keep how long a notebook takes, in whole minutes, if it is not known yet or shall be measured anew."""
     kept = json.loads(MINUTES.read_text(encoding="utf-8")) if MINUTES.exists() else {}
     column = kept.setdefault("recomputed" if recompute else "from records", {})
-    minutes, before = math.ceil(seconds / 60), column.get(name)
-    if before is not None and before / 2 <= minutes <= before * 2:
+    if name in column and not anew:
         return
-    column[name], kept["cores"] = minutes, os.cpu_count()
+    column[name], kept["cores"] = math.ceil(seconds / 60), os.cpu_count()
     MINUTES.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def reports(names: list[str], recompute: bool) -> None:
+def reports(names: list[str], recompute: bool, minutes: bool) -> None:
     """Each notebook's executed copy goes to reports/runs/; the tables and figures it writes to reports/."""
     from papermill import inspect_notebook
 
@@ -101,7 +101,7 @@ def reports(names: list[str], recompute: bool) -> None:
         if error:
             sys.exit(f"nbs/{name}.ipynb stopped in {error} (its executed copy: {target.relative_to(ROOT)})")
         seconds = time.monotonic() - began
-        keep_minutes(name, seconds, recompute)
+        keep_minutes(name, seconds, recompute, minutes)
         print(f"[{number}/{len(names)}] {name}: done in {seconds:.0f} s", flush=True)
 
 
@@ -124,12 +124,13 @@ if __name__ == "__main__":
     parser.add_argument("names", nargs="*",
                         help="notebooks below nbs/, without suffix, such as model/unet; refresh takes all by default")
     parser.add_argument("--recompute", action="store_true", help="redo expensive results, do not read their records")
+    parser.add_argument("--minutes", action="store_true", help="keep anew how long each notebook takes")
     arguments = parser.parse_intermixed_args()
     everything = [name.removesuffix(".ipynb") for name in listed(ROOT / "nbs/sidebar.yml")]
     try:
         surroundings()
         if arguments.task == "reports":
-            reports(arguments.names, arguments.recompute)
+            reports(arguments.names, arguments.recompute, arguments.minutes)
         else:
             refresh(arguments.names or everything)
     except KeyboardInterrupt:

@@ -219,14 +219,14 @@ def test_commits_are_those_of_a_whole_history(tmp_path: Path) -> None:
     assert pages.commit_of(shallow, "one") == "" and pages.commit_of(tmp_path, "one") == ""
 
 
-def test_minutes_change_with_the_work_and_not_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_minutes_change_when_that_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = script("notebooks")
     monkeypatch.setattr(runs, "MINUTES", tmp_path / "minutes.json")
     kept = []
-    for seconds in (50, 110, 170, 30, 400):
-        runs.keep_minutes("zoo", seconds, False)
+    for seconds, anew in ((50, False), (400, False), (170, True)):
+        runs.keep_minutes("zoo", seconds, False, anew)
         kept.append(json.loads(runs.MINUTES.read_text())["from records"]["zoo"])
-    assert kept == [1, 1, 3, 1, 7]
+    assert kept == [1, 1, 3]
     runs.keep_minutes("zoo", 3_600, True)
     assert json.loads(runs.MINUTES.read_text())["recomputed"] == {"zoo": 60}
 
