@@ -24,6 +24,7 @@ from pathlib import Path
 
 import model as bench_model
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from timing import in_turns, machine, medians, save, spent, times_faster
@@ -49,11 +50,12 @@ class NoiseStore:
     """What training looks at in a feature store, made up."""
     digest = "made up"
 
-    def __init__(self, width: int, folder: object):
+    def __init__(self, width: int, folder: object, profile: object = None):
         rng = numpy_rng("bench clips")
         self.folder = folder
         self.mel = rng.uniform(-11, 3, (CLIPS, AUDIO.mels, FRAMES)).astype(np.float16)
         self.embedding = rng.standard_normal((CLIPS, 10, width)).astype(np.float16)
+        self.kept = pd.DataFrame({"label": ["noise"] * CLIPS})
         self.audio = rng.integers(-9_000, 9_000, (CLIPS, 160_000)).astype(np.int16)
 
     def rows(self, split: str) -> np.ndarray:
@@ -169,9 +171,9 @@ def beside(options: argparse.Namespace) -> dict:
     assert counts["ours"] == counts["theirs"], counts
     result["diffusion"] = rates(ways, sizes["diffusion"], options.rounds, list(ways)[-1]) | {"parameters": counts}
     print(result["diffusion"], flush=True)
-    # the vocoder with the paper's discriminators, which the public code cannot make smaller
+    # as the public code can be: with the paper's discriminators, and without noise in its stages
     segment = profile.hifigan.segment if on_gpu else 8_192
-    small = replace(profile.hifigan, discriminator_scale=1.0, segment=segment)
+    small = replace(profile.hifigan, discriminator_scale=1.0, segment=segment, noise=False)
     full = replace(profile, hifigan=small)
     made = trainer("hifigan", full, batch=sizes["vocoder"], precision="fp32", alone=0)
     ways = {"ours, float32": made.update}
