@@ -136,6 +136,8 @@ def serve_page(
     from voila.app import Voila
 
     try:
+        if not 0 <= port <= 65_535:  # the system takes 99999999 for 57599
+            raise OverflowError("not from 0 to 65535")
         sockets = bind_sockets(port, host)
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or error
