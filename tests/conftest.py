@@ -148,8 +148,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest groups come first, so that the processes end together."""
-    items.sort(key=lambda item: FIRST.index(group(item.nodeid)) if group(item.nodeid) in FIRST else len(FIRST))
+    """The longest groups come first, so that the processes end together; the smoke run is made by one of them."""
+    order = {name: place for place, name in enumerate(FIRST)}
+    items.sort(key=lambda item: order.get(group(item.nodeid), len(FIRST)))
+    smoke = {item.path.stem for item in items if "smoke_run" in getattr(item, "fixturenames", ())}
+    if smoke - set(SMOKE):
+        raise pytest.UsageError(f"{', '.join(smoke - set(SMOKE))} asks for the smoke run: name it in SMOKE")
 
 
 @pytest.fixture(autouse=True)
