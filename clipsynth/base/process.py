@@ -5,14 +5,16 @@
 # %% auto #0
 __all__ = ['LAUNCHER', 'COMMAND', 'UserError', 'out_of_memory', 'need_packages', 'did_you_mean', 'set_surroundings', 'progress',
            'is_launched', 'check_launcher', 'first_process', 'notice', 'pick_device', 'threads', 'possible_workers',
-           'autocast_dtype', 'entry', 'command_line']
+           'autocast_dtype', 'is_loopback', 'listen_on', 'entry', 'command_line']
 
 # %% ../../nbs/base/process.ipynb #e145802c
 import atexit
 import errno
+import ipaddress
 import os
 import shutil
 import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -225,6 +227,28 @@ def autocast_dtype(
     if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return None
+
+# %% ../../nbs/base/process.ipynb #5e7b0002
+def is_loopback(
+    host: str,
+) -> bool:
+    "Whether only this machine can reach an address."
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def listen_on(
+    host: str,  # with a colon: IPv6
+    port: int,  # 0: a free one
+) -> socket.socket:
+    "A socket that listens; raises `UserError` for an address that cannot be had."
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=1_024)
+    except (OSError, OverflowError) as error:
+        why = str(getattr(error, "strerror", None) or error).partition(" (while")[0]  # Python's own
+        raise UserError(f"cannot listen on {host}, port {port} ({why}): choose another") from None
 
 # %% ../../nbs/base/process.ipynb #b5406a27
 COMMAND = "clipsynth.engine.command"  # the module whose `main` is the command

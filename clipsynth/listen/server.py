@@ -8,7 +8,6 @@ __all__ = ['HEADERS', 'Limits', 'Budget', 'make_app', 'serve_test']
 # %% ../../nbs/listen/server.ipynb #f772f68e
 import asyncio
 import json
-import socket
 import sqlite3
 import time
 from collections import OrderedDict
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..base.process import UserError, need_packages, notice
+from ..base.process import UserError, is_loopback, listen_on, need_packages, notice
 from .page import listening_page
 from .test_folder import ListeningTest, read_test
 from .vote_store import Listener, Refused, VoteFile
@@ -265,16 +264,6 @@ def make_app(
     routes.append(Route("/sounds/{name}.wav", safe(do.sound)))
     return Starlette(routes=routes, exception_handlers={404: fault, 405: fault, 500: fault})
 
-# %% ../../nbs/listen/server.ipynb #2b6a6a2b
-def _listen_on(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server((host, port), family=family, backlog=1_024)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        where = f"{host}, port {port}"
-        raise UserError(f"cannot listen on {where} ({reason}): choose another") from None
-
 # %% ../../nbs/listen/server.ipynb #6787b4f8
 def serve_test(
     folder: str | Path,  # that `build_test` wrote
@@ -296,9 +285,9 @@ def serve_test(
         raise UserError(
             f"{path} is inside of {test.folder}, which anybody may read: put it elsewhere"
         )
-    listening = _listen_on(host, port)
+    listening = listen_on(host, port)
     file = VoteFile(path, test, most)
-    if host not in ("127.0.0.1", "::1", "localhost"):
+    if not is_loopback(host):
         notice("others can reach this server: put a proxy with TLS before it, or use a closed net")
     known = f"[{host}]" if ":" in host else host
     ready(f"http://{known}:{listening.getsockname()[1]}/  (votes: {path}; Ctrl-C ends)")
