@@ -46,6 +46,11 @@ def step_seconds(model: str, world: str, chosen: Profile) -> float:
     return statistics.median(times[1:])
 
 
+def of_seed(model: str) -> str:
+    """The model that a second training is of: its steps cost the same."""
+    return model.partition("-seed")[0]
+
+
 def network(state: dict, held_out: HeldOut) -> torch.nn.Module:
     """The averaged weights of a state as a network; a state of another world or process is refused."""
     task = state["about"]["task"]
@@ -86,7 +91,7 @@ def measure(world: str, folder: Path, chosen: Profile, most: int, results: Path)
     old = json.loads(results.read_text()) if results.exists() else {"inputs": {}, "rows": []}
     rows = [row for row in old["rows"] if row["world"] != world or old["inputs"].get(world) == inputs]
     done = {(row["model"], row["step"]) for row in rows if row["world"] == world}
-    cost = {row["model"]: row["step_core_seconds"] for row in rows if row["world"] == world}
+    cost = {of_seed(row["model"]): row["step_core_seconds"] for row in rows if row["world"] == world}
     wanted = [one for one in there if one[:2] not in done][:most]
     probe = independent_probe(held_out.store) if wanted else None
     for model, step, path in wanted:
@@ -96,10 +101,11 @@ def measure(world: str, folder: Path, chosen: Profile, most: int, results: Path)
         except Exception as error:  # half a file, or of another world: the others matter no less
             print(f"{path}: {error}", file=sys.stderr)
             continue
-        if model not in cost:
-            cost[model] = step_seconds(model, world, chosen)
-        row = {"world": world, "model": model, "step": step, "core_seconds": step * cost[model]}
-        row |= {"step_core_seconds": cost[model], **found}
+        name = of_seed(model)
+        if name not in cost:
+            cost[name] = step_seconds(name, world, chosen)
+        row = {"world": world, "model": model, "step": step, "core_seconds": step * cost[name]}
+        row |= {"step_core_seconds": cost[name], **found}
         rows.append(row)
         rows.sort(key=lambda row: (row["world"], row["model"], row["step"]))
         print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}), flush=True)

@@ -173,10 +173,10 @@ def test_verdicts_say_how_many_trainings():
         return Estimate((low + high) / 2, low, high, (low + high) / 2)
 
     assert verdict(apart(-3, -1)) == "holds (one training)"
-    assert verdict(apart(1, 3), apart(2, 5)) == "does not hold (two trainings)"
+    assert verdict(apart(1, 3), apart(2, 5)) == "contradicted (two trainings)"
     assert verdict(apart(-3, 1)) == "direction only (one training)"
     assert verdict(apart(-3, -1), apart(-3, 1)) == "direction only (two trainings)"
-    assert verdict(apart(-3, -1), apart(-1, 3)) == "does not hold (two trainings)"
+    assert verdict(apart(-3, -1), apart(-1, 3)) == "undecided (two trainings)"
     assert verdict() == CANNOT
     assert verdict(apart(float("nan"), float("nan"))) == CANNOT
 

@@ -85,7 +85,7 @@ def small_png(
     image = Image.open(io.BytesIO(data))
     flat = Image.new("RGB", image.size, "white")
     flat.paste(image, mask=image.getchannel("A") if "A" in image.getbands() else None)
-    few = flat.quantize(64, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    few = flat.quantize(64, Image.Quantize.MAXCOVERAGE, kmeans=2, dither=Image.Dither.NONE)
     packed = io.BytesIO()
     few.save(packed, "PNG", optimize=True)
     return min(data, packed.getvalue(), key=len)

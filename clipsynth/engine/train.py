@@ -114,11 +114,11 @@ def _changed(profile: Profile, changes: dict[str, Any] | None) -> Profile:
 
 # %% ../../nbs/03_train.ipynb #c60f73ed
 def ensure(
-    model: str,
-    dataset: str | None,
+    model: str,  # of `TASKS`
+    dataset: str | None,  # of no matter to a model that all share
     profile: Profile,
 ) -> Path:
-    "The published weights of a model, trained now if there are none."
+    "The published weights of a model, trained now if there are none; raises `UserError`."
     path = weights_file(profile, dataset, model)
     if path.exists():
         return path

@@ -33,6 +33,7 @@ from clipsynth.results.systems import (
 )
 from ..results.table1 import compact
 from ..results.test_set import trial_record
+from ..results.verdicts import CONTRADICTED, DIRECTION, HOLDS, UNDECIDED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -178,9 +179,15 @@ def table2(
 
 # %% ../../nbs/06_listen.ipynb #3c47ef84
 CLAIMS = (  # what is said; the paper's column; criterion; who is better than whom
-    ("CLIPRetriever is better than CLIPSynth", "", "quality", "retriever", "clipsynth"),
-    ("CLIPRetriever is better than CLIPSynth", "", "relevance", "retriever", "clipsynth"),
-    ("CLIPRetriever is less noisy than CLIPSynth", "", "noise", "retriever", "clipsynth"),
+    *(
+        (f"CLIPRetriever is {better} than {name}", "", criterion, "retriever", name.lower())
+        for name in ("CLIPSynth", "CLIPSynth-Text", "CLIPSynth-Hybrid")
+        for better, criterion in (
+            ("better", "quality"),
+            ("better", "relevance"),
+            ("less noisy", "noise"),
+        )
+    ),
     ("CLIPSynth is better than CLIPSynth-Text", "", "quality", "clipsynth", "clipsynth-text"),
     (
         "CLIPSynth falls behind CLIPSynth-Text",
@@ -230,10 +237,8 @@ def _judged(
     for _, line in here.iterrows():
         if {line["first"], line["second"]} == {better, worse}:
             mine = line["difference"] * (sign if line["first"] == better else -sign)
-            sure = line["p (Holm)"] < 0.05
-            return mine, "direction only" if not sure and mine.value > 0 else (
-                "holds" if sure and mine.value > 0 else "does not hold"
-            )
+            words = (HOLDS, CONTRADICTED) if line["p (Holm)"] < 0.05 else (DIRECTION, UNDECIDED)
+            return mine, words[0 if mine.value > 0 else 1]
     return None, "not run"
 
 # %% ../../nbs/06_listen.ipynb #9a25bfd7

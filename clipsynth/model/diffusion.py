@@ -218,7 +218,7 @@ def even_steps(
     total: int,  # length of the process
     count: int,  # how many to keep, 1 to total
 ) -> list[int]:  # ascending
-    "Evenly spaced steps that include the first and the last (improved-diffusion, `respace.py`)."
+    "Evenly spaced steps with both ends (improved-diffusion, `respace.py`); raises `UserError`."
     if not 1 <= count <= total:
         raise UserError(f"cannot keep {count} of {total} diffusion steps, choose 1 to {total}")
     if count == 1:
@@ -231,7 +231,7 @@ def section_steps(
     total: int,  # length of the process
     counts: Sequence[int],  # how many to keep in each of as many equal sections, noiseless first
 ) -> list[int]:  # ascending
-    "Steps spaced evenly in each section, not in all (improved-diffusion, `respace.py`)."
+    "Steps spaced evenly in each section (improved-diffusion, `respace.py`); raises `UserError`."
     if not counts:
         raise UserError("diffusion steps: name at least one section")
     size, longer = divmod(total, len(counts))
@@ -249,7 +249,7 @@ def noise_source(
     generator: torch.Generator | None,  # or one for all
     device: torch.device,  # where the noise is needed
 ) -> Callable[[], torch.Tensor]:  # each call draws anew, with seeds into the same memory
-    "Standard normal noise; with seeds, no sample depends on what else is in its batch."
+    "Standard normal noise, with seeds independent of the batch; raises `UserError`."
     if (seeds is None) == (generator is None):
         raise UserError("sample: give either seeds, one per sample, or one generator")
     if generator is not None:

@@ -18,6 +18,7 @@ from ..base.hashing import digest
 from ..base.process import UserError
 from .gallery import World
 from .system_list import System
+from .verdicts import CANNOT, VERDICTS
 
 # %% ../../nbs/results/report_page.ipynb #9a0c9ad9
 class Cell(NamedTuple):
@@ -36,7 +37,6 @@ class Group(NamedTuple):
 
 
 _ESTIMATE = re.compile(r"([^\[]*?\S)\s*(\[[^\]]*\].*)")
-_WORDS = ("holds", "direction only", "does not hold", "cannot be tested here")
 
 
 def read_rows(
@@ -53,7 +53,7 @@ def read_rows(
 # %% ../../nbs/results/report_page.ipynb #50d3b234
 def _cell(text: str, colour: str, verdict: bool) -> Cell:
     parts = _ESTIMATE.fullmatch(text)
-    word = next((word for word in _WORDS if verdict and text.startswith(word)), "")
+    word = next((word for word in (*VERDICTS, CANNOT) if verdict and text.startswith(word)), "")
     shade = re.sub(r"[^a-z0-9]+", "-", (colour or word).lower()).strip("-")
     return Cell(parts[1], parts[2], shade) if parts else Cell(text, "", shade)
 
