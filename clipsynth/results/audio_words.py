@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PAIRS', 'WORDS', 'MARGINS', 'PERIODIC', 'REPEATS', 'SYSTEMS', 'FEWEST', 'THIRDS', 'LESS_OF', 'WordPair',
-           'caption_words', 'beyond', 'shortfall', 'semitones', 'sound_aspects', 'word_sounds', 'keeps_class',
-           'word_effect', 'real_aspects', 'real_effect', 'audio_words_records']
+           'caption_words', 'beyond', 'shortfall', 'semitones', 'median_pitch', 'sound_aspects', 'word_sounds',
+           'keeps_class', 'word_effect', 'real_aspects', 'real_effect', 'audio_words_records']
 
 # %% ../../nbs/results/audio_words.ipynb #a5f23999
 from dataclasses import replace
@@ -98,6 +98,19 @@ def semitones(
     return 69 + 12 * (frequency / 440).log2()
 
 
+def median_pitch(
+    waveforms: torch.Tensor,  # (n, samples) in [-1, 1]
+) -> tuple[torch.Tensor, torch.Tensor]:  # (n,) semitones, 0 where there is none; (n,) frames
+    "The median over the frames that have a pitch, and how many they are."
+    heights, counts = [], []
+    for part in waveforms.split(32):
+        found, periodicity = pitch(part)
+        found = torch.where(periodicity >= PERIODIC, semitones(found), torch.nan)
+        heights.append(found.nanmedian(-1).values.nan_to_num(0.0))
+        counts.append((periodicity >= PERIODIC).sum(-1))
+    return torch.cat(heights), torch.cat(counts)
+
+
 def sound_aspects(
     waveforms: torch.Tensor,  # (n, samples) in [-1, 1]
 ) -> dict[str, np.ndarray]:  # each (n,); pitch is 0 where no frame has one
@@ -106,15 +119,10 @@ def sound_aspects(
     power = 10 ** (power_spectra(waveforms) / 10)
     frequency = torch.linspace(0, AUDIO.sample_rate / 2, power.shape[1])
     centre = (power * frequency).sum(1) / power.sum(1)
-    heights, counts = [], []
-    for part in waveforms.split(32):
-        found, periodicity = pitch(part)
-        found = torch.where(periodicity >= PERIODIC, semitones(found), torch.nan)
-        heights.append(found.nanmedian(-1).values.nan_to_num(0.0))
-        counts.append((periodicity >= PERIODIC).sum(-1))
-    kept = {"level": level, "brightness": semitones(centre), "pitch": torch.cat(heights)}
+    height, pitched = median_pitch(waveforms)
+    kept = {"level": level, "brightness": semitones(centre), "pitch": height}
     aspects = {name: values.numpy().astype(np.float16) for name, values in kept.items()}
-    return {**aspects, "pitched": torch.cat(counts).numpy().astype(np.int16)}
+    return {**aspects, "pitched": pitched.numpy().astype(np.int16)}
 
 # %% ../../nbs/results/audio_words.ipynb #50875261
 REPEATS = 4  # noises for each word and class

@@ -40,13 +40,17 @@ def draw_pairs(
     return Pairs(*drawn[label[drawn[:, 0]] != label[drawn[:, 1]]][:count].T)
 
 # %% ../../nbs/results/compose.ipynb #70a00012
+def _model_of(way: str) -> str:
+    return "clipsynth-guided" if way in ("guided blend", "not second") else "clipsynth"
+
+
 def both_at_once(
     bench: Bench,
-    way: str,  # blend, words or "not second"
+    way: str,  # blend, words, or by the guided model "guided blend" or "not second"
     pairs: Pairs,  # some of `draw_pairs`
 ) -> torch.Tensor:  # (n, samples) in [-1, 1]
     "Sounds that are to contain the classes of both trials; raises `UserError` for an unknown way."
-    synthesizer = bench.synthesizer("clipsynth-guided" if way == "not second" else "clipsynth")
+    synthesizer = bench.synthesizer(_model_of(way))
     a, b = (queries(bench, "image", side) for side in pairs)
     seeds, label = list(bench.trials.seed[pairs.first]), bench.trials.label
 
@@ -55,9 +59,10 @@ def both_at_once(
 
     if way == "blend":
         return sounds(blend(a, b, 0.5, picture_centroid(bench)))
-    if way == "not second":  # of both together, without the second
-        middle = blend(a, b, 0.5, picture_centroid(bench))
-        return sounds(middle, lambda net: compose(net, [2.0, -1.0], [as_condition(b)]))
+    if way in ("guided blend", "not second"):
+        middle, against = blend(a, b, 0.5, picture_centroid(bench)), way == "not second"
+        weights, more = ([2.0, -1.0], [as_condition(b)]) if against else ([2.0], [])
+        return sounds(middle, lambda net: compose(net, weights, more))
     if way == "words":
         names = [f"{label[i]} and {label[j]}" for i, j in zip(*pairs, strict=True)]
         return sounds(synthesizer.embed_text(names))
@@ -86,7 +91,7 @@ def composition(
         f"both-{way.replace(' ', '-')}",
         make,
         sources,
-        "clipsynth-guided" if way == "not second" else "clipsynth",
+        _model_of(way),
         settings={"count": count, "learn": learn},
     )
 

@@ -28,6 +28,7 @@ from .copy_measures import in_tune, level_error, mel_error, power_spectra
 from .distance_intervals import distance_interval
 from .distances import kernel_distances, median_distance
 from .intervals import FIXED, class_accuracy, interval, weighted_mean
+from .neighbours import as_share
 from .test_set import reference, trial_record
 from .trials import windows_of
 from .verdicts import difference
@@ -210,7 +211,7 @@ def in_tune_share(
         tuned, pitched = (weights[0] @ counts).T
         return tuned / pitched
 
-    return interval(share, both, **options)
+    return as_share(interval(share, both, **options))
 
 # %% ../../nbs/results/copies.ipynb #4ca1619c
 def sound_distance(

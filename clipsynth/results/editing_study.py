@@ -31,7 +31,8 @@ def editing_records(
     "Read, make or audit every record of this chapter in the mini profile."
     composition(bench, "blend", PAIRS)
     if weights_file(bench.profile, bench.dataset, "clipsynth-guided").exists():
-        composition(bench, "not second", PAIRS)
+        for way in ("guided blend", "not second"):
+            composition(bench, way, PAIRS)
     blends(bench, SHARES, SOME)
     blend_example(bench, SHARES)
     restyle(bench, STRENGTHS, SOME)

@@ -20,9 +20,8 @@ import torch
 from ..base.places import weights_file
 from ..base.process import UserError
 from ..model.audio import AUDIO, from_int16, log_mel, normalize
-from .audio_words import PERIODIC, semitones
+from .audio_words import median_pitch
 from .bench import Bench
-from .copy_measures import pitch
 from .test_set import class_names
 from .trials import windows_of
 
@@ -163,18 +162,13 @@ def measure_queries(
     waveforms: torch.Tensor,  # (n, samples) in [-1, 1]
 ) -> dict[str, np.ndarray]:  # each (n,); pitch is 0 where no frame has one
     "Class of the whole and of both halves, onsets, and pitch in semitones."
-    heights = []
-    for part in waveforms.split(32):
-        found, periodicity = pitch(part)
-        found = torch.where(periodicity >= PERIODIC, semitones(found), torch.nan)
-        heights.append(found.nanmedian(-1).values.nan_to_num(0.0))
     first, second = halves(waveforms)
     return {
         "heard": heard_in(bench, waveforms),
         "first": heard_in(bench, first),
         "second": heard_in(bench, second),
         "onsets": count_onsets(waveforms),
-        "pitch": torch.cat(heights).numpy().astype(np.float16),
+        "pitch": median_pitch(waveforms)[0].numpy().astype(np.float16),
     }
 
 # %% ../../nbs/results/failures.ipynb #29f7c86b

@@ -23,6 +23,7 @@ from clipsynth.results.gap_lab import (
 )
 from .gap_measures import centroid_distance, distribution_gap
 from clipsynth.results.gap_queries import (
+    KINDS,
     has_captions,
     picture_axes,
     picture_embeddings,
@@ -66,9 +67,9 @@ def bridge_geometry(
     ]
     if not has_captions(bench):
         return Geometry(1 - left[0], 1 - left[1], float("nan"), float("nan"))
-    named, meant = meant_classes(bench)
+    plainly, meant = meant_classes(bench, kind)
     axes = picture_axes(bench)
-    keeps = (read_class(axes, found) == meant)[named].mean()
+    keeps = (read_class(axes, found) == meant)[plainly].mean()
     told, read = trial_captions(bench)["told"][:SOUNDS, :2], read_traits(axes, found)[:, :2]
     sides = [np.corrcoef(told[w, i], read[w, i])[0, 1] for i in (0, 1) for w in [told[:, i] != 0]]
     meaning = float(np.mean(sides)) if kind == "caption" else float("nan")
@@ -78,8 +79,13 @@ def bridge_geometry(
 def all_scores(
     bench: Bench,
 ) -> dict[Answers, LabScores]:
-    "Scores of everything that is asked for on a dataset, from its records."
-    return {answers: lab_scores(bench, found) for answers, found in lab_records(bench).items()}
+    "Scores of everything that is asked for on a dataset; what no text asks is scored as each."
+    scores = {}
+    for answers, found in lab_records(bench).items():
+        both = answers.bridge in ("picture", "class mean") and has_captions(bench)
+        for kind in KINDS if both else (answers.kind,):
+            scores[answers._replace(kind=kind)] = lab_scores(bench, found, kind)
+    return scores
 
 
 def closed(
@@ -88,6 +94,6 @@ def closed(
     metric: str = "fad",  # of `LabScores`
 ) -> Estimate:  # percent
     "How much of the functional gap these answers close, beside text alone and the picture."
-    none, oracle = answers._replace(bridge="none"), Answers("prompt", "picture", answers.model)
+    none, oracle = answers._replace(bridge="none"), answers._replace(bridge="picture")
     sides = [getattr(scores[one], metric) for one in (none, answers, oracle)]
     return gap_closed(*sides)

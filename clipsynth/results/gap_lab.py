@@ -78,7 +78,7 @@ def _conditions(bench: Bench, kind: str, bridge: str) -> np.ndarray:
     if bridge == "picture":
         return picture_embeddings(bench)[:SOUNDS]
     if bridge == "class mean":
-        return normalize_rows(picture_axes(bench)["classes"])[meant_classes(bench)[1]]
+        return normalize_rows(picture_axes(bench)["classes"])[meant_classes(bench, kind)[1]]
     text = asked_texts(bench, kind, bridge == "ensemble")
     fitted = fitted_bridges(bench)[0].bridges(kind)
     name, *dial = bridge.split()
@@ -137,13 +137,15 @@ class LabScores(NamedTuple):
 
 def meant_classes(
     bench: Bench,
-) -> tuple[np.ndarray, np.ndarray]:  # (SOUNDS,) bool, class that is meant
-    "The trials whose caption names a class, and which; without captions all, and their labels."
+    kind: str,  # of `KINDS`
+) -> tuple[np.ndarray, np.ndarray]:  # (SOUNDS,) bool, (SOUNDS,) class that is seen
+    "The trials in which it is plain what was asked for, and the class that their pictures show."
     label = trial_record(bench)["label"][:SOUNDS]
     if not has_captions(bench):
         return np.ones(len(label), bool), label
     captions = trial_captions(bench)
-    return captions["named"][:SOUNDS], captions["seen"][:SOUNDS]
+    seen: np.ndarray = captions["seen"][:SOUNDS]
+    return (seen == label if kind == "prompt" else captions["named"][:SOUNDS]), seen
 
 
 def within_spread(
@@ -163,6 +165,7 @@ def within_spread(
 def lab_scores(
     bench: Bench,
     measurements: dict[str, np.ndarray],  # of `bridged_sounds`
+    kind: str,  # of `KINDS`: what the accuracies are of
 ) -> LabScores:
     "Scores of answers to the first trials against the test set."
     real, trials = reference(bench), trial_record(bench)
@@ -174,9 +177,9 @@ def lab_scores(
         "strata": [label, real["label"]],
         "pairs": pairs,
     }
-    named, meant = meant_classes(bench)
+    plain, meant = meant_classes(bench, kind)
     audio, mel, probe = (
-        class_accuracy(measurements[name][named], meant[named], video[named], pairs=pairs)
+        class_accuracy(measurements[name][plain], meant[plain], video[plain], pairs=pairs)
         for name in ("heard", "seen", "second_seen")
     )
     return LabScores(

@@ -40,7 +40,7 @@ def _as_bytes(names: Any) -> np.ndarray:
 
 # %% ../../nbs/results/measurements.ipynb #e29098b5
 class IndependentProbe:
-    "A classifier that no model was selected on: logistic regression on `timbre`."
+    "A classifier that no metric and no training uses: logistic regression on `timbre`."
 
     def __init__(
         self,
